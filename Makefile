@@ -1,0 +1,59 @@
+# Every target makes what it needs: the environment in .venv, pinned by requirements/*.txt, on first use.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/pip --disable-pip-version-check
+OUT    ?= out
+
+.PHONY: help demo test test-fast lint bench docs lock text-model clean
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+demo: $(VENV)/.runtime ## measure the bundled MoE and every policy on it; writes out/demo/report.html
+	$(BIN)/evenmoe demo --out $(OUT)/demo
+
+test: $(VENV)/.dev ## the whole suite
+	$(BIN)/python -m pytest
+
+test-fast: $(VENV)/.dev ## the suite without the tests marked slow
+	$(BIN)/python -m pytest -m "not slow"
+
+lint: $(VENV)/.dev ## format, lint and strict types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: $(VENV)/.runtime ## time the routing policies beside a plain top-k
+	$(BIN)/evenmoe bench routing --json $(OUT)/bench-routing.json
+
+docs: $(VENV)/.docs ## the documentation as a site, in site/
+	$(BIN)/mkdocs build --strict --quiet
+
+text-model: $(VENV)/.runtime ## rebuild the bundled text model from its sources (about an hour on 2 cores)
+	$(BIN)/python -m tools.text_model --work $(OUT)/text_model --out $(OUT)/text_model/export
+
+lock: ## resolve pyproject.toml again into requirements/*.txt
+	$(PYTHON) -m venv $(OUT)/lock-venv
+	$(OUT)/lock-venv/bin/pip install -q pip-tools
+	LOCK_COMPILER="$(OUT)/lock-venv/bin/pip-compile" sh requirements/compile.sh
+
+clean: ## remove the environment and everything generated
+	rm -rf $(VENV) $(OUT) site build
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "evenmoe needs Python 3.11 or newer; set PYTHON=")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.runtime: requirements/runtime.txt pyproject.toml | $(VENV)/bin/python
+	@echo "Setting up $(VENV) (once, about two minutes) ..."
+	$(PIP) install -q -r requirements/runtime.txt
+	$(PIP) install -q --no-deps -e .
+	@touch $@
+
+$(VENV)/.dev: requirements/dev.txt $(VENV)/.runtime
+	$(PIP) install -q -r requirements/dev.txt
+	@touch $@
+
+$(VENV)/.docs: requirements/docs.txt $(VENV)/.runtime
+	$(PIP) install -q -r requirements/docs.txt
+	@touch $@

@@ -1,0 +1,1 @@
+"""Quality under a routing policy: held-out text, next-token accuracy, sweeps over policies."""

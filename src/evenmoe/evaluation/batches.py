@@ -1,0 +1,34 @@
+"""Which windows share a batch, and which virtual device each row of it joins.
+
+Dropping makes one request's output depend on its batch, so the arrangement is part of every result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+import numpy as np
+
+from evenmoe.errors import ConfigError, check_choice
+from evenmoe.evaluation.texts import Window
+
+Mix = Literal["mixed", "by-domain"]
+MIXES: tuple[str, ...] = get_args(Mix)
+
+
+def make_batches(windows: Sequence[Window], batch_size: int, mix: Mix, seed: int) -> list[list[Window]]:
+    """Batches of `batch_size` rows; rows go to devices in order, so neighbours in a batch share a device.
+
+    "mixed": a seeded shuffle, so that batch and device both see a mix of domains. "by-domain": the same
+    batches with their rows sorted by domain, so that a device sees as few domains as possible.
+    Raises ConfigError unless the windows fill whole batches: a smaller last batch would have its own capacity.
+    """
+    check_choice("mix", mix, MIXES)
+    if batch_size < 1 or len(windows) % batch_size:
+        raise ConfigError("batch_size", batch_size, f"a divisor of the {len(windows)} windows")
+    order = np.random.default_rng(seed).permutation(len(windows))
+    batches = [[windows[i] for i in rows] for rows in order.reshape(-1, batch_size)]
+    if mix == "by-domain":
+        batches = [sorted(batch, key=lambda window: window.domain) for batch in batches]
+    return batches

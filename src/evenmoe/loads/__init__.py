@@ -1,0 +1,32 @@
+"""Expert loads: what was routed, the metrics that say how even it was, and the files that keep it."""
+
+from evenmoe.loads.expert_loads import ExpertLoads, LoadCounts, StepPeaks
+from evenmoe.loads.files import read_loads, write_loads
+from evenmoe.loads.metrics import (
+    coefficient_of_variation,
+    device_load,
+    drop_rate,
+    gate_mass_kept,
+    gini,
+    peak_to_mean,
+    ratio_of_sums,
+    relative_work,
+    straggler_factor,
+)
+
+__all__ = [
+    "ExpertLoads",
+    "LoadCounts",
+    "StepPeaks",
+    "coefficient_of_variation",
+    "device_load",
+    "drop_rate",
+    "gate_mass_kept",
+    "gini",
+    "peak_to_mean",
+    "ratio_of_sums",
+    "read_loads",
+    "relative_work",
+    "straggler_factor",
+    "write_loads",
+]
