@@ -12,7 +12,7 @@ from evenmoe.version import __version__
 
 if TYPE_CHECKING:
     from evenmoe.models.attach import Attached, attach
-    from evenmoe.models.bundled import load_bundled
+    from evenmoe.models.bundled import bundled_tokenizer, load_bundled
     from evenmoe.models.loading import load
 
 _HOME = {
@@ -20,9 +20,10 @@ _HOME = {
     "Attached": "evenmoe.models.attach",
     "load": "evenmoe.models.loading",
     "load_bundled": "evenmoe.models.bundled",
+    "bundled_tokenizer": "evenmoe.models.bundled",
 }
 
-__all__ = ["Attached", "__version__", "attach", "load", "load_bundled"]
+__all__ = ["Attached", "__version__", "attach", "bundled_tokenizer", "load", "load_bundled"]
 
 
 def __getattr__(name: str) -> Any:

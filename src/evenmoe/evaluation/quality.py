@@ -116,4 +116,3 @@ def _score(logits_BSV: torch.Tensor, ids_BS: torch.Tensor) -> tuple[NDArray[Any]
         nats = torch.nn.functional.cross_entropy(logits_SV, target_S, reduction="sum")
         bits_B.append(nats.item() / math.log(2))
     return np.array(correct_B, dtype=np.int64), np.array(bits_B)
-

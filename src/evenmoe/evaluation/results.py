@@ -14,8 +14,6 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from evenmoe.errors import FileFormatError
 from evenmoe.version import __version__
 
-VERSION = 1
-
 
 class Row(BaseModel):
     """One policy at one gamma. Metrics as in docs/metrics.md; shares are between 0 and 1."""
@@ -24,6 +22,9 @@ class Row(BaseModel):
 
     key: str
     label: str
+    """Family and setting together, for people."""
+    family: str
+    setting: str
     policy: str
     gamma: float | None
     """None where the policy has no capacity."""
@@ -56,7 +57,7 @@ class Results(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     format: Literal["evenmoe.results"] = "evenmoe.results"
-    version: Literal[1] = VERSION
+    version: Literal[1] = 1
     kind: str
     config: dict[str, Any]
     """The resolved configuration, whole."""

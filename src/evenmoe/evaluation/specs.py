@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 
 from pydantic import BaseModel, ConfigDict
 
 from evenmoe.errors import ConfigError
-from evenmoe.routing import POLICIES, Policy, make_policy
+from evenmoe.routing import Policy, make_policy, option_names
 
 LABELS = {
     "baseline": "No limit",
@@ -29,22 +28,28 @@ class PolicySpec(BaseModel):
     options: Mapping[str, str | float] = {}
 
     @property
-    def label(self) -> str:
-        """A name for people: "Token Drop (random)"."""
-        extras = ", ".join(
-            f"{value:g}" if isinstance(value, float) else str(value) for value in self.options.values()
-        )
-        return LABELS[self.name] + (f" ({extras})" if extras else "")
+    def family(self) -> str:
+        """A name for people, without how strong it is: "Token Drop (random)"."""
+        words = [value for value in self.options.values() if isinstance(value, str)]
+        return LABELS[self.name] + (f" ({', '.join(words)})" if words else "")
+
+    def setting(self, gamma: float | None) -> str:
+        """How strong it is, for people: "γ 1.5", "fraction 0.1", or "" for the baseline."""
+        numbers = {"γ": gamma} if gamma is not None else {}
+        numbers |= {key: value for key, value in self.options.items() if not isinstance(value, str)}
+        return ", ".join(f"{key} {value:g}" for key, value in numbers.items())
 
     @property
     def takes_gamma(self) -> bool:
         """Whether the policy has a capacity, and so a row per gamma."""
-        return "gamma" in option_names(self.name)
+        return "gamma" in option_names(self.name)[0]
 
     def build(self, gamma: float | None, common: Mapping[str, str] | None = None) -> Policy:
         """The policy with `gamma` (where it takes one) and those of the `common` options that it has."""
-        known = option_names(self.name)
-        options: dict[str, str | float] = {key: value for key, value in (common or {}).items() if key in known}
+        known, _ = option_names(self.name)
+        options: dict[str, str | float] = {
+            key: value for key, value in (common or {}).items() if key in known
+        }
         options |= self.options
         if self.takes_gamma:
             if gamma is None:
@@ -53,20 +58,13 @@ class PolicySpec(BaseModel):
         return make_policy(self.name, **options)
 
 
-def option_names(policy: str) -> tuple[str, ...]:
-    """The options a policy takes. Raises ConfigError for an unknown policy, listing the known ones."""
-    if policy not in POLICIES:
-        raise ConfigError("policy", policy, "one of " + ", ".join(POLICIES))
-    return tuple(field.name for field in dataclasses.fields(POLICIES[policy]))  # type: ignore[arg-type]
-
-
 def parse_policy(text: str) -> PolicySpec:
     """Read "name" or "name:option=value,option=value", as in "token_drop:keep=random".
 
     Raises ConfigError naming the policy or the option, and what is allowed.
     """
     name, _, rest = text.strip().partition(":")
-    known = [option for option in option_names(name) if option != "gamma"]
+    known = [option for option in option_names(name)[0] if option != "gamma"]
     options: dict[str, str | float] = {}
     for item in filter(None, rest.split(",")):
         key, equals, value = item.partition("=")
@@ -84,7 +82,7 @@ def parse_policies(texts: Sequence[str]) -> tuple[PolicySpec, ...]:
     specs: list[PolicySpec] = []
     for spec in map(parse_policy, texts):
         if spec in specs:
-            raise ConfigError("policy", spec.label, "named once")
+            raise ConfigError("policy", f"{spec.family} {spec.setting(None)}".strip(), "named once")
         specs.append(spec)
     return tuple(specs)
 

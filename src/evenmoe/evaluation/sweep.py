@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,8 +44,8 @@ class Point:
 
     @property
     def label(self) -> str:
-        """A name for people, as in "Fill, gamma 1.5"."""
-        return self.spec.label + ("" if self.gamma is None else f", gamma {self.gamma:g}")
+        """A name for people, as in "Fill, γ 1.5"."""
+        return ", ".join(filter(None, (self.spec.family, self.spec.setting(self.gamma))))
 
 
 Announce = Callable[[Point, int, int], None]
@@ -129,6 +129,8 @@ def _row(point: Point, config: SweepConfig, quality: Quality, base: Quality, loa
     return Row(
         key=point.key,
         label=point.label,
+        family=point.spec.family,
+        setting=point.spec.setting(point.gamma),
         policy=point.spec.name,
         gamma=point.gamma,
         scope=settings.get("scope"),
@@ -148,11 +150,4 @@ def _row(point: Point, config: SweepConfig, quality: Quality, base: Quality, loa
         seconds=quality.seconds,
         accuracy_by_domain=quality.accuracy_by_domain(),
         loads_file=f"loads/{point.key}.json",
-    )
-
-
-def rows_of(results: Results, policy: str) -> Iterator[Row]:
-    """The rows of one policy, in order of gamma from loose to tight."""
-    yield from sorted(
-        (row for row in results.rows if row.policy == policy), key=lambda row: -(row.gamma or 0.0)
     )

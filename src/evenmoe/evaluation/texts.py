@@ -42,12 +42,21 @@ def read_texts(paths: Sequence[str | Path]) -> dict[str, str]:
         try:
             texts[path.stem] = path.read_text(encoding="utf-8")
         except UnicodeDecodeError as error:
-            raise ConfigError("text", str(path), f"UTF-8 text ({error.reason} at byte {error.start})") from error
+            raise ConfigError(
+                "text", str(path), f"UTF-8 text ({error.reason} at byte {error.start})"
+            ) from error
         if not texts[path.stem].strip():
             raise ConfigError("text", str(path), "a file that holds some text")
     if not texts:
         raise ConfigError("text", [], "at least one file")
     return texts
+
+
+def heldout_texts() -> dict[str, str]:
+    """The held-out text that ships with the bundled text model, by domain in alphabetical order."""
+    from evenmoe.models.bundled import bundled_path
+
+    return read_texts(sorted((bundled_path("text") / "heldout").glob("*.txt")))
 
 
 def cut_windows(
@@ -75,7 +84,9 @@ def _shares(total: int, parts: int) -> list[int]:
 
 
 def _domain_windows(domain: str, text: str, tokenizer: Any, count: int, window_tokens: int) -> list[Window]:
-    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=tokenizer.is_fast, verbose=False)
+    encoded = tokenizer(
+        text, add_special_tokens=False, return_offsets_mapping=tokenizer.is_fast, verbose=False
+    )
     ids = np.asarray(encoded["input_ids"], dtype=np.int64)
     if count * window_tokens > len(ids):
         raise ConfigError(

@@ -1,0 +1,6 @@
+#!/bin/sh
+# docs/results.md, "Routing overhead": each policy's time beside a plain top-k in the same run, one thread.
+set -eu
+cd "$(dirname "$0")/.."
+make .venv/.runtime
+.venv/bin/evenmoe bench routing --json "${OUT:-out}/bench-routing.json" "$@"

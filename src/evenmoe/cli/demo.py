@@ -1,0 +1,47 @@
+"""`evenmoe demo`: every policy on the MoE that ships."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from evenmoe.cli.options import DevicesOption, JsonOption, MixOption, OutOption, SeedOption
+from evenmoe.cli.running import make_config, run_and_report, texts_for
+
+POLICIES = (
+    "token_drop",
+    "token_drop:keep=random",
+    "token_drop:keep=first",
+    "token_drop:keep=last",
+    "expanded_drop",
+    "fill",
+    "expert_drop:fraction=0.1",
+    "expert_drop:fraction=0.25",
+    "expert_drop:fraction=0.5",
+    "threshold_drop:threshold=0.1",
+    "threshold_drop:threshold=0.2",
+)
+
+
+def demo(
+    out: OutOption = Path("out/demo"),
+    devices: DevicesOption = 8,
+    mix: MixOption = "mixed",
+    seed: SeedOption = 0,
+    json: JsonOption = None,
+) -> None:
+    """Show how uneven the experts of a real trained MoE are, what each policy does about it, and what it costs.
+
+    Uses the bundled model and held-out text of every domain it knows; needs no network.
+    """
+    from evenmoe.evaluation.specs import parse_policies
+
+    texts, names = texts_for(None)
+    config = make_config(
+        model="bundled:text",
+        policies=parse_policies(POLICIES),
+        texts=names,
+        num_devices=devices,
+        mix=mix,
+        seed=seed,
+    )
+    run_and_report(config, texts, out, json, f"Bundled MoE, {devices} virtual devices, {len(texts)} domains")

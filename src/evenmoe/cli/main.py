@@ -1,0 +1,68 @@
+"""The `evenmoe` command: its sub-commands, and one place where errors become messages."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+
+import typer
+from rich.logging import RichHandler
+
+from evenmoe.cli import bench, demo, doctor, models, profile, report, sweep
+from evenmoe.cli.console import stderr
+from evenmoe.errors import EvenMoEError
+from evenmoe.version import __version__
+
+app = typer.Typer(
+    name="evenmoe",
+    help="Make Mixture-of-Experts inference even: measure the straggler effect on a model, and remove it.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("demo")(demo.demo)
+app.command("profile")(profile.profile)
+app.command("sweep")(sweep.sweep)
+app.command("report")(report.report)
+app.command("models")(models.models)
+app.add_typer(bench.app, name="bench")
+app.command("doctor")(doctor.doctor)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"evenmoe {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    version: bool = typer.Option(
+        False, "--version", callback=_print_version, is_eager=True, help="Show the version."
+    ),
+    verbose: bool = typer.Option(
+        False, "--verbose", "-v", help="Log what happens; show where an error came from."
+    ),
+) -> None:
+    """Set up logging before any sub-command."""
+    logging.basicConfig(
+        level=logging.INFO if verbose else logging.WARNING,
+        format="%(message)s",
+        handlers=[RichHandler(console=stderr, show_path=False, show_time=False)],
+    )
+    if verbose:
+        os.environ["EVENMOE_TRACEBACK"] = "1"
+
+
+def run() -> None:
+    """Entry point. Exit status: 0 done, 1 a check failed, 2 wrong usage or input, 130 interrupted."""
+    try:
+        app()
+    except (EvenMoEError, OSError) as error:
+        if os.environ.get("EVENMOE_TRACEBACK"):
+            raise
+        stderr.print(f"[bold red]error:[/] {error}", highlight=False, markup=True, soft_wrap=True)
+        sys.exit(2)

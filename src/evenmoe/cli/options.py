@@ -1,0 +1,40 @@
+"""Options that several commands share, each defined once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+ModelArgument = Annotated[
+    str, typer.Argument(help="A folder with a checkpoint, a name on the Hugging Face Hub, or bundled:text.")
+]
+JsonOption = Annotated[
+    Path | None, typer.Option("--json", help="Also write the result as data to this file.")
+]
+SeedOption = Annotated[
+    int, typer.Option(help="Seed of everything random: the same seed gives the same result.", min=0)
+]
+OutOption = Annotated[Path, typer.Option(help="Folder for results, loads, plots and the report.")]
+TextOption = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--text", help="A UTF-8 text file, one per domain (repeatable). Default: the text that ships."
+    ),
+]
+DevicesOption = Annotated[int, typer.Option("--devices", help="Virtual expert-parallel devices.", min=1)]
+WindowsOption = Annotated[
+    int, typer.Option("--windows", help="Windows of text to run, over all domains.", min=1)
+]
+WindowTokensOption = Annotated[int, typer.Option("--window-tokens", help="Tokens per window.", min=2)]
+BatchSizeOption = Annotated[
+    int, typer.Option("--batch-size", help="Windows per batch; must divide --windows.", min=1)
+]
+MixOption = Annotated[
+    str, typer.Option("--mix", help="Rows of a batch: mixed over devices, or sorted by-domain.")
+]
+DtypeOption = Annotated[str, typer.Option("--dtype", help="float32, bfloat16 or float16.")]
+QuantizationOption = Annotated[
+    str | None, typer.Option("--quantization", help="nf4: 4-bit weights through bitsandbytes.")
+]

@@ -1,0 +1,71 @@
+"""`evenmoe profile`: how uneven a model's experts are on the user's own text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from evenmoe.cli.console import progress_bar, stdout
+from evenmoe.cli.options import (
+    BatchSizeOption,
+    DevicesOption,
+    DtypeOption,
+    JsonOption,
+    MixOption,
+    ModelArgument,
+    OutOption,
+    QuantizationOption,
+    SeedOption,
+    TextOption,
+    WindowsOption,
+    WindowTokensOption,
+)
+from evenmoe.cli.running import load_model_and_tokenizer, texts_for
+
+
+def profile(
+    model: ModelArgument,
+    text: TextOption = None,
+    out: OutOption = Path("out/profile"),
+    devices: DevicesOption = 8,
+    windows: WindowsOption = 96,
+    window_tokens: WindowTokensOption = 256,
+    batch_size: BatchSizeOption = 32,
+    mix: MixOption = "mixed",
+    dtype: DtypeOption = "float32",
+    quantization: QuantizationOption = None,
+    seed: SeedOption = 0,
+    json: JsonOption = None,
+) -> None:
+    """Count which experts MODEL uses on your text: a table, a heat map, and a loads file for later commands.
+
+    Example: evenmoe profile bundled:text --text chat.txt --text code.txt
+    """
+    from evenmoe.evaluation.batches import make_batches
+    from evenmoe.evaluation.profile import profile_model
+    from evenmoe.evaluation.texts import cut_windows
+    from evenmoe.loads import write_loads
+    from evenmoe.reporting.html import loads_report
+    from evenmoe.reporting.tables import loads_table
+
+    texts, _ = texts_for(text)
+    loaded, tokenizer = load_model_and_tokenizer(model, dtype, quantization)
+    cut = cut_windows(texts, tokenizer, num_windows=windows, window_tokens=window_tokens)
+    batches = make_batches(cut, batch_size, mix, seed)
+    with progress_bar() as progress:
+        task = progress.add_task("running", total=len(batches))
+        source = f"{model}, {windows} windows of {window_tokens} tokens, batches of {batch_size} ({mix}), seed {seed}"
+        loads = profile_model(
+            loaded, batches, devices, source, lambda done: progress.update(task, completed=done)
+        )
+    out.mkdir(parents=True, exist_ok=True)
+    for path in filter(None, (out / "loads.json", json)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_loads(loads, path)
+    report = loads_report(loads, out / "report.html", f"Expert loads of {model}")
+    stdout.print(loads_table(loads, f"{model}: busiest expert over the mean"))
+    stdout.print(
+        f"Straggler factor on {devices} devices, experts placed in order: {loads.straggler_factor:.2f}. "
+        f"Busiest expert per batch: {loads.peak_to_mean_before:.2f} times the mean.",
+        highlight=False,
+    )
+    stdout.print(f"Report: {report}   Loads: {out / 'loads.json'}", soft_wrap=True, highlight=False)

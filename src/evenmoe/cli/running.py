@@ -1,0 +1,88 @@
+"""What `demo` and `sweep` share: load, measure with progress, draw, print."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+from pydantic import ValidationError
+
+from evenmoe.cli.console import progress_bar, stderr, stdout
+from evenmoe.errors import ConfigError
+
+if TYPE_CHECKING:
+    from evenmoe.evaluation.config import SweepConfig
+    from evenmoe.evaluation.results import Results
+
+BUNDLED_PREFIX = "bundled:"
+
+
+def make_config(**settings: Any) -> SweepConfig:
+    """A checked configuration. Raises ConfigError for the first setting that is not allowed."""
+    from evenmoe.evaluation.config import SweepConfig
+
+    try:
+        return SweepConfig(**settings)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise ConfigError(field, first["input"], first["msg"].removeprefix("Value error, ")) from error
+
+
+def load_model_and_tokenizer(name: str, dtype: str, quantization: str | None) -> tuple[Any, Any]:
+    """The model and tokenizer of a folder, a Hub name or "bundled:text"."""
+    from transformers.utils import logging
+
+    from evenmoe.models.bundled import bundled_path
+    from evenmoe.models.loading import load, load_tokenizer
+
+    logging.disable_progress_bar()
+    path = str(bundled_path(name.removeprefix(BUNDLED_PREFIX))) if name.startswith(BUNDLED_PREFIX) else name
+    with stderr.status(f"Loading {name} ..."):
+        return load(path, dtype=dtype, quantization=quantization), load_tokenizer(path)
+
+
+def texts_for(paths: list[Path] | None) -> tuple[Mapping[str, str], tuple[str, ...]]:
+    """Texts by domain, and their names for the configuration: the user's files or the held-out text that ships."""
+    from evenmoe.evaluation.texts import heldout_texts, read_texts
+
+    if paths:
+        return read_texts(paths), tuple(str(path) for path in paths)
+    texts = heldout_texts()
+    return texts, tuple(f"bundled:{domain}" for domain in texts)
+
+
+def run_and_report(
+    config: SweepConfig, texts: Mapping[str, str], out: Path, json_path: Path | None, title: str
+) -> Results:
+    """Run the sweep with a progress bar, draw the report, print the table and where everything is."""
+    from evenmoe.evaluation.sweep import Point, points, run_sweep
+    from evenmoe.reporting.html import sweep_report
+    from evenmoe.reporting.summary import sentence
+    from evenmoe.reporting.tables import results_table
+
+    points(config)
+    model, tokenizer = load_model_and_tokenizer(config.model, config.dtype, config.quantization)
+    with progress_bar() as progress:
+        task = progress.add_task("starting", total=None)
+
+        def announce(point: Point, done: int, total: int) -> None:
+            progress.update(task, completed=done, total=total, description=point.label)
+
+        try:
+            results = run_sweep(config, model, tokenizer, texts, out, announce)
+        except KeyboardInterrupt:
+            progress.stop()
+            stderr.print("Interrupted. Finished rows are kept; the same command goes on from there.")
+            raise typer.Exit(130) from None
+    stdout.print(results_table(results, title))
+    stdout.print(sentence(results), highlight=False)
+    report = sweep_report(out)
+    stdout.print(f"Report: {report}   Data: {out / 'results.json'}", soft_wrap=True, highlight=False)
+    if json_path:
+        json_path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(out / "results.json", json_path)
+    return results

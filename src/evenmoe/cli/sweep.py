@@ -1,0 +1,78 @@
+"""`evenmoe sweep`: policies and gammas on any model and text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from evenmoe.cli.options import (
+    BatchSizeOption,
+    DevicesOption,
+    DtypeOption,
+    JsonOption,
+    MixOption,
+    ModelArgument,
+    OutOption,
+    QuantizationOption,
+    SeedOption,
+    TextOption,
+    WindowsOption,
+    WindowTokensOption,
+)
+from evenmoe.cli.running import make_config, run_and_report, texts_for
+
+PolicyOption = Annotated[
+    list[str],
+    typer.Option("--policy", help="name or name:option=value, as in token_drop:keep=random (repeatable)."),
+]
+GammaOption = Annotated[list[float], typer.Option("--gamma", help="Capacity factor (repeatable).")]
+
+
+def sweep(
+    model: ModelArgument,
+    policy: PolicyOption = ["token_drop", "expanded_drop", "fill"],  # noqa: B006 (typer copies it)
+    gamma: GammaOption = [2.0, 1.5, 1.0, 0.5],  # noqa: B006
+    text: TextOption = None,
+    out: OutOption = Path("out/sweep"),
+    devices: DevicesOption = 8,
+    scope: Annotated[str, typer.Option(help="local: per source device; global: per batch.")] = "local",
+    level: Annotated[str, typer.Option(help="Limit each expert or each device.")] = "expert",
+    isolation: Annotated[str, typer.Option(help="batch, request or strict.")] = "batch",
+    windows: WindowsOption = 96,
+    window_tokens: WindowTokensOption = 256,
+    batch_size: BatchSizeOption = 32,
+    mix: MixOption = "mixed",
+    dtype: DtypeOption = "float32",
+    quantization: QuantizationOption = None,
+    seed: SeedOption = 0,
+    json: JsonOption = None,
+) -> None:
+    """Measure quality and evenness of MODEL under each policy and gamma; writes data, plots and a report.
+
+    An interrupted sweep goes on where it stopped when the same command is given again.
+
+    Example: evenmoe sweep bundled:text --policy fill --policy token_drop:keep=random --gamma 1.5
+    """
+    from evenmoe.evaluation.specs import parse_policies
+
+    texts, names = texts_for(text)
+    config = make_config(
+        model=model,
+        policies=parse_policies(policy),
+        gammas=tuple(gamma),
+        scope=scope,
+        level=level,
+        isolation=isolation,
+        num_devices=devices,
+        texts=names,
+        num_windows=windows,
+        window_tokens=window_tokens,
+        batch_size=batch_size,
+        mix=mix,
+        dtype=dtype,
+        quantization=quantization,
+        seed=seed,
+    )
+    run_and_report(config, texts, out, json, f"{model}, {devices} virtual devices")
