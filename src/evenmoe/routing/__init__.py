@@ -1,0 +1,28 @@
+"""Routing policies: which (token, expert) pairs of one MoE layer run. Pure functions on tensors [tokens, experts]."""
+
+from evenmoe.routing.baseline import Baseline
+from evenmoe.routing.capacity import capacity
+from evenmoe.routing.context import RoutingContext, contiguous_split
+from evenmoe.routing.expanded_drop import ExpandedDrop
+from evenmoe.routing.expert_drop import ExpertDrop
+from evenmoe.routing.fill import Fill
+from evenmoe.routing.policy import Policy
+from evenmoe.routing.registry import POLICIES, make_policy, option_names
+from evenmoe.routing.threshold_drop import ThresholdDrop
+from evenmoe.routing.token_drop import TokenDrop
+
+__all__ = [
+    "POLICIES",
+    "Baseline",
+    "ExpandedDrop",
+    "ExpertDrop",
+    "Fill",
+    "Policy",
+    "RoutingContext",
+    "ThresholdDrop",
+    "TokenDrop",
+    "capacity",
+    "contiguous_split",
+    "make_policy",
+    "option_names",
+]

@@ -1,0 +1,103 @@
+"""RoutingContext: what a policy must know about a batch besides its scores. Shape letters: T tokens, E experts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from evenmoe.errors import ConfigError, ShapeError
+
+_INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class RoutingContext:
+    """Where the tokens and experts of a batch are, and whose the tokens are.
+
+    num_devices: expert-parallel devices, real or virtual.
+    device_of_token_T: the device that each token is on; None cuts the real tokens into contiguous shares.
+    device_of_expert_E: the device that holds each expert; None cuts the experts into contiguous shares.
+    real_T: False marks padding, which is not routed, not counted and does not compete; None: all are real.
+    request_of_token_T: the request each token belongs to (any integers); needed by isolation.
+    image_T: True marks image tokens; needed by modality.
+    seed: for keep="random".
+
+    Contiguous shares are as even as possible, see `contiguous_split`. An explicit map may leave a device empty.
+    Raises ConfigError for values out of range and ShapeError for maps that are not vectors of one length.
+    """
+
+    num_devices: int = 1
+    device_of_token_T: Tensor | None = None
+    device_of_expert_E: Tensor | None = None
+    real_T: Tensor | None = None
+    request_of_token_T: Tensor | None = None
+    image_T: Tensor | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _check_integer("num_devices", self.num_devices, least=1)
+        _check_integer("seed", self.seed, least=None)
+        for field in ("device_of_token_T", "device_of_expert_E", "request_of_token_T"):
+            _check_vector(field, getattr(self, field), _INTEGERS, "integers")
+        for field in ("real_T", "image_T"):
+            _check_vector(field, getattr(self, field), (torch.bool,), "bool")
+        _check_devices("device_of_expert_E", self.device_of_expert_E, self.num_devices)
+        # A padding token's device is never looked at, so it may be anything.
+        devices_T, real_T = self.device_of_token_T, self.real_T
+        if devices_T is not None and real_T is not None and devices_T.shape == real_T.shape:
+            devices_T = devices_T[real_T]
+        _check_devices("device_of_token_T", devices_T, self.num_devices)
+
+    def check_shapes(self, num_tokens: int, num_experts: int) -> None:
+        """Raise ShapeError unless every map fits scores of [num_tokens, num_experts]."""
+        for field in ("device_of_token_T", "real_T", "request_of_token_T", "image_T"):
+            _check_length(field, getattr(self, field), num_tokens, "tokens")
+        _check_length("device_of_expert_E", self.device_of_expert_E, num_experts, "experts")
+        if self.device_of_expert_E is None and self.num_devices > num_experts:
+            raise ConfigError(
+                "num_devices",
+                self.num_devices,
+                f"at most the {num_experts} experts, unless device_of_expert_E is given",
+            )
+
+
+def contiguous_split(n: int, parts: int) -> Tensor:
+    """Return [n]: the part of each of n items cut into contiguous parts, the first n mod parts one larger."""
+    _check_integer("n", n, least=0)
+    _check_integer("parts", parts, least=1)
+    small, larger = divmod(n, parts)
+    sizes = torch.full((parts,), small)
+    sizes[:larger] += 1
+    return torch.arange(parts).repeat_interleave(sizes, output_size=n)
+
+
+def _check_integer(field: str, value: object, least: int | None) -> None:
+    fits = isinstance(value, int) and not isinstance(value, bool)
+    if not fits or (least is not None and isinstance(value, int) and value < least):
+        raise ConfigError(field, value, "an integer" if least is None else f"an integer of at least {least}")
+
+
+def _check_vector(field: str, value: object, dtypes: tuple[torch.dtype, ...], kind: str) -> None:
+    if value is None:
+        return
+    if not isinstance(value, Tensor):
+        raise ConfigError(field, value, f"a tensor of {kind}, or None")
+    if value.dtype not in dtypes:
+        raise ConfigError(field, value.dtype, f"a tensor of {kind}, or None")
+    if value.dim() != 1:
+        raise ShapeError(f"{field} must have one dimension, got shape {tuple(value.shape)}")
+
+
+def _check_length(field: str, value: Tensor | None, length: int, noun: str) -> None:
+    if value is not None and value.shape[0] != length:
+        raise ShapeError(f"{field} has {value.shape[0]} entries for {length} {noun}")
+
+
+def _check_devices(field: str, devices: Tensor | None, num_devices: int) -> None:
+    if devices is None or devices.numel() == 0:
+        return
+    low, high = (int(value) for value in devices.aminmax())
+    if low < 0 or high >= num_devices:
+        raise ConfigError(field, low if low < 0 else high, f"a device from 0 to {num_devices - 1}")

@@ -1,0 +1,52 @@
+"""Selection: each bin keeps its best pairs. Shape letters: P pairs, X bins of all groups, Q buckets per bin."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from evenmoe.routing.priority import Priority
+
+_MOST_BUCKET_BITS = 12
+
+
+def best_of_bins(bin_P: Tensor, priority: Priority, limit_X: Tensor) -> Tensor:
+    """Return [P] bool: the best `limit_X` pairs of each bin; ties are won by the pair that is listed first.
+
+    A histogram of priorities settles nearly every pair: in each bin, whole buckets fit or do not, and only the one
+    bucket at the limit has to be sorted. That costs a third of sorting all pairs.
+    """
+    num_bins = limit_X.shape[0]
+    bucket_bits = _bucket_bits(bin_P.shape[0], num_bins, priority.bits)
+    bucket_P = (bin_P << bucket_bits).add_(priority.order_P >> (priority.bits - bucket_bits))
+    count_XQ = torch.bincount(bucket_P, minlength=num_bins << bucket_bits).view(num_bins, -1)
+    upto_XQ = count_XQ.cumsum(1)
+    room_XQ = limit_X[:, None] - upto_XQ + count_XQ
+    fits_XQ = count_XQ <= room_XQ
+    at_limit_XQ = (room_XQ > 0) & ~fits_XQ
+    # Comparing long vectors is slow, so the verdicts are bytes whose bits are the answers: 1 kept, 2 contested.
+    verdict_XQ = fits_XQ.byte() + 2 * at_limit_XQ.byte()
+    verdict_P = verdict_XQ.view(-1).index_select(0, bucket_P)
+    kept_P = (verdict_P & 1).view(torch.bool)
+    contested = (verdict_P >> 1).view(torch.bool).nonzero().view(-1)
+    if contested.shape[0] == 0:
+        return kept_P
+    room_X = torch.where(at_limit_XQ, room_XQ, 0).sum(1)
+    won = best_of_rows(bin_P.index_select(0, contested), priority.at(contested), room_X)
+    return kept_P.index_fill_(0, contested.index_select(0, won), True)
+
+
+def best_of_rows(bin_P: Tensor, priority: Priority, limit_X: Tensor) -> Tensor:
+    """Return the indices of what `best_of_bins` keeps, for few pairs, or many bins with few pairs each."""
+    keys, order = priority.within(bin_P).sort(stable=True)
+    bin_S = keys >> priority.bits
+    count_X = torch.bincount(bin_P, minlength=limit_X.shape[0])
+    end_X = count_X.cumsum(0) - count_X + limit_X
+    within = torch.arange(keys.shape[0], device=keys.device) < end_X.index_select(0, bin_S)
+    return order[within]
+
+
+def _bucket_bits(num_pairs: int, num_bins: int, priority_bits: int) -> int:
+    """Half as many buckets in all as there are pairs: more cost too much to count, fewer leave too much to sort."""
+    per_bin = max(num_pairs // (2 * max(num_bins, 1)), 1)
+    return min(per_bin.bit_length() - 1, _MOST_BUCKET_BITS, priority_bits)
