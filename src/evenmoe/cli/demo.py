@@ -15,8 +15,8 @@ POLICIES = (
     "expanded_drop",
     "fill",
     "expert_drop:fraction=0.1",
-    "expert_drop:fraction=0.25",
     "expert_drop:fraction=0.5",
+    "expert_drop:fraction=0.75",
     "threshold_drop:threshold=0.1",
     "threshold_drop:threshold=0.2",
 )

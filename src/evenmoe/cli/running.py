@@ -78,7 +78,7 @@ def run_and_report(
             progress.stop()
             stderr.print("Interrupted. Finished rows are kept; the same command goes on from there.")
             raise typer.Exit(130) from None
-    stdout.print(results_table(results, title))
+    stdout.print(results_table(results, stdout.width, title))
     stdout.print(sentence(results), highlight=False)
     report = sweep_report(out)
     stdout.print(f"Report: {report}   Data: {out / 'results.json'}", soft_wrap=True, highlight=False)

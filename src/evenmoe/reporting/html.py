@@ -17,7 +17,7 @@ from evenmoe.evaluation.results import Results, Row, read_results
 from evenmoe.loads import ExpertLoads, peak_to_mean, read_loads
 from evenmoe.reporting import plots
 from evenmoe.reporting.summary import fastest_within, sentence
-from evenmoe.reporting.tables import COLUMNS, cells
+from evenmoe.reporting.tables import WIDE_COLUMNS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,17 +154,18 @@ def _sweep_sections(
 
 _TABLE_TEXT = (
     "Change: accuracy against no limit on the same windows, with the standard error of the paired difference. "
-    "Peak expert: busiest over mean expert per batch, before and after. Straggler: busiest device's load over the "
-    "even load of all top-k assignments."
+    "Peak: busiest expert over the mean expert per batch, as routed (before) and as it ran. Straggler: busiest "
+    "device's load over the even load of all top-k assignments."
 )
 
 
 def _results_table(results: Results) -> HtmlTable:
     rows, last = [], ""
     for row in results.rows:
-        rows.append(TableRow(cells=cells(row), first=row.family != last))
+        cells = [column.text(row) for column in WIDE_COLUMNS]
+        rows.append(TableRow(cells=cells, first=row.family != last))
         last = row.family
-    return HtmlTable(columns=[name for name, _ in COLUMNS], rows=rows)
+    return HtmlTable(columns=[column.name for column in WIDE_COLUMNS], rows=rows)
 
 
 def _peaks_table(loads: ExpertLoads) -> HtmlTable:
