@@ -57,13 +57,10 @@ def test_held_out_accuracy_over_all_domains_is_that_of_the_card():
 def demo(tmp_path_factory) -> Results:
     """The results of `evenmoe demo`, the command itself."""
     out = tmp_path_factory.mktemp("demo")
-    arguments, sys.argv = sys.argv, ["evenmoe", "demo", "--out", str(out)]
-    try:
-        run()
-    except SystemExit as stop:
-        assert not stop.code
-    finally:
-        sys.argv = arguments
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["evenmoe", "demo", "--out", str(out)])
+        with pytest.raises(SystemExit, match="0"):
+            run()
     assert (out / "report.html").stat().st_size > 50_000
     return read_results(out / "results.json")
 

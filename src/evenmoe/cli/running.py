@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import typer
 from pydantic import ValidationError
@@ -42,7 +42,8 @@ def load_model_and_tokenizer(name: str, dtype: str, quantization: str | None) ->
     logging.disable_progress_bar()
     path = str(bundled_path(name.removeprefix(BUNDLED_PREFIX))) if name.startswith(BUNDLED_PREFIX) else name
     with stderr.status(f"Loading {name} ..."):
-        return load(path, dtype=dtype, quantization=quantization), load_tokenizer(path)
+        # `load` checks both names itself.
+        return load(path, dtype=dtype, quantization=cast(Any, quantization)), load_tokenizer(path)
 
 
 def texts_for(paths: list[Path] | None) -> tuple[Mapping[str, str], tuple[str, ...]]:

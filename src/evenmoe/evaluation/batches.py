@@ -17,12 +17,13 @@ Mix = Literal["mixed", "by-domain"]
 MIXES: tuple[str, ...] = get_args(Mix)
 
 
-def make_batches(windows: Sequence[Window], batch_size: int, mix: Mix, seed: int) -> list[list[Window]]:
+def make_batches(windows: Sequence[Window], batch_size: int, mix: str, seed: int) -> list[list[Window]]:
     """Batches of `batch_size` rows; rows go to devices in order, so neighbours in a batch share a device.
 
     "mixed": a seeded shuffle, so that batch and device both see a mix of domains. "by-domain": the same
     batches with their rows sorted by domain, so that a device sees as few domains as possible.
-    Raises ConfigError unless the windows fill whole batches: a smaller last batch would have its own capacity.
+    Raises ConfigError for another `mix`, and unless the windows fill whole batches: a smaller last batch would have
+    a capacity of its own.
     """
     check_choice("mix", mix, MIXES)
     if batch_size < 1 or len(windows) % batch_size:
