@@ -1,0 +1,135 @@
+"""Batch: the requests of the forward that is running, captured from the arguments of the model's own call.
+
+Shape letters: T tokens, B requests (rows), S positions, D devices.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from evenmoe.models.padding import SpecialTokens, real_positions
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Batch:
+    """What one forward of a model was given, as far as routing must know it; its tokens are counted row by row.
+
+    decode: whether this is one new token per row on a filled KV cache.
+    real_T: False at padding; None if all is real. image_T: True at image tokens; None if unknown.
+    occupied_B: rows with any real token, now or in their KV cache; None: all.
+    length_B: tokens of each row where requests are packed one after the other; None: all rows are alike.
+    """
+
+    num_rows: int
+    num_tokens: int
+    decode: bool
+    real_T: Tensor | None = None
+    image_T: Tensor | None = None
+    occupied_B: Tensor | None = None
+    length_B: Tensor | None = None
+
+    def row_of_token(self, num_tokens: int) -> Tensor:
+        """Return [T]: the row of each token, for as many tokens as a layer was given (a multiple of the rows)."""
+        if self.length_B is None or num_tokens != self.num_tokens:
+            return torch.arange(self.num_rows).repeat_interleave(num_tokens // self.num_rows)
+        row_T = torch.full((num_tokens,), self.num_rows - 1)  # whatever follows the last request is padding
+        listed_T = torch.arange(self.num_rows).repeat_interleave(self.length_B.cpu())
+        row_T[: listed_T.shape[0]] = listed_T
+        return row_T
+
+
+class CallReader:
+    """Reads a Batch from the arguments of one module's forward, given by position or by name."""
+
+    def __init__(self, module: nn.Module, tokens: SpecialTokens) -> None:
+        self._names = [name for name in inspect.signature(module.forward).parameters if name != "self"]
+        self._tokens = tokens
+
+    @torch.no_grad()
+    def read(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Batch | None:
+        """Return the batch, or None if the call has no [B, S] input of ids or embeddings."""
+        given = dict(zip(self._names, args, strict=False)) | dict(kwargs)
+        ids, embeds = _tensor(given.get("input_ids"), 2), _tensor(given.get("inputs_embeds"), 3)
+        inputs = ids if ids is not None else embeds
+        if inputs is None or inputs.shape[0] * inputs.shape[1] == 0:
+            return None
+        rows, positions = inputs.shape[:2]
+        image_BS = self._image_positions(ids)
+        image_T = None if image_BS is None else image_BS.reshape(-1)
+        ends_B = _tensor(given.get("cu_seq_lens_q"), 1)
+        if rows == 1 and ends_B is not None and ends_B.shape[0] > 1:
+            return _packed(positions, ends_B.diff(), image_T, given)
+        mask = _tensor(given.get("attention_mask"), 2)
+        mask = mask if mask is not None and mask.shape[0] == rows else None
+        decode = positions == 1 and _has_past(given, mask)
+        real_BS = real_positions(mask, ids, self._tokens, positions, decode)
+        return Batch(
+            num_rows=rows,
+            num_tokens=rows * positions,
+            decode=decode,
+            real_T=None if real_BS is None or bool(real_BS.all()) else real_BS.reshape(-1),
+            image_T=image_T,
+            occupied_B=_occupied(mask, real_BS, decode),
+        )
+
+    def _image_positions(self, ids: Tensor | None) -> Tensor | None:
+        if ids is None or not self._tokens.image:
+            return None
+        return torch.isin(ids, torch.tensor(self._tokens.image, device=ids.device))
+
+
+def _packed(num_tokens: int, length_B: Tensor, image_T: Tensor | None, given: Mapping[str, Any]) -> Batch:
+    """Requests one after the other in a single row, as continuous batching and flattened batches bring them."""
+    num_real = int(length_B.sum())
+    places = _tensor(given.get("position_ids"), 2)
+    continued = places is not None and bool((places.reshape(-1)[:num_real] > 0).all())
+    return Batch(
+        num_rows=length_B.shape[0],
+        num_tokens=num_tokens,
+        decode=continued and int(length_B.max()) == 1,
+        real_T=torch.arange(num_tokens, device=length_B.device) < num_real if num_real < num_tokens else None,
+        image_T=image_T,
+        length_B=length_B,
+    )
+
+
+def _tensor(value: object, num_dimensions: int) -> Tensor | None:
+    return value if isinstance(value, Tensor) and value.dim() == num_dimensions else None
+
+
+def _has_past(given: Mapping[str, Any], mask: Tensor | None) -> bool:
+    if mask is not None and mask.shape[1] > 1:
+        return True
+    cache = given.get("past_key_values")
+    length = getattr(cache, "get_seq_length", None)
+    try:
+        return length is not None and int(length()) > 0
+    except (ValueError, IndexError, AttributeError):  # a cache of recurrent states alone has no length
+        return cache is not None
+
+
+def _occupied(mask: Tensor | None, real_BS: Tensor | None, decode: bool) -> Tensor | None:
+    if mask is not None:
+        return mask.bool().any(1)
+    return None if real_BS is None or decode else real_BS.any(1)
+
+
+def rows_to_devices(num_rows: int, occupied_B: Tensor | None, num_devices: int) -> Tensor:
+    """Return [B]: the device of each row; rows stay whole, contiguous and as even as possible over the devices.
+
+    The first (rows mod D) devices hold one more. Rows of nothing but padding take no share, so that adding one moves
+    no other.
+    """
+    occupied_B = torch.ones(num_rows, dtype=torch.bool) if occupied_B is None else occupied_B
+    rank_B = occupied_B.long().cumsum(0) - 1
+    small, larger = divmod(int(occupied_B.sum()), num_devices)
+    edge = larger * (small + 1)
+    after_edge_B = larger + (rank_B - edge).div(max(small, 1), rounding_mode="floor")
+    device_B = torch.where(rank_B < edge, rank_B.div(small + 1, rounding_mode="floor"), after_edge_B)
+    return device_B.clamp(0, num_devices - 1)

@@ -1,0 +1,152 @@
+"""Session: the state that the hooks of one attachment share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from evenmoe.errors import ConfigError, ShapeError
+from evenmoe.models.batch import Batch, rows_to_devices
+from evenmoe.models.recording import LoadRecorder
+from evenmoe.models.settings import AttachSettings
+from evenmoe.models.tokens import Tokens, tokens_of, unknown_tokens
+from evenmoe.routing import RoutingContext
+from evenmoe.routing.policy import Policy
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LayerStep:
+    """One MoE layer's part of one forward, as given to observers.
+
+    scores_TE and chosen_TE are what the policy was given, kept_TE what runs; `applied` is False where the decode rule
+    let the call pass.
+    """
+
+    layer: int
+    name: str
+    scores_TE: Tensor
+    chosen_TE: Tensor
+    kept_TE: Tensor
+    tokens: Tokens
+    applied: bool
+
+
+@dataclass(eq=False)
+class _Call:
+    module: nn.Module
+    batch: Batch | None
+    tokens: dict[tuple[int, torch.device], Tokens] = field(default_factory=dict)
+
+
+class Session:
+    """Which forward is running, whose tokens it has, where they are, and what observes them."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        settings: AttachSettings,
+        recorder: LoadRecorder,
+        device_of_expert_LE: Sequence[Tensor],
+    ) -> None:
+        self.policy, self.settings, self.recorder = policy, settings, recorder
+        self.device_of_expert_LE = tuple(device_of_expert_LE)
+        self.observers: list[Callable[[LayerStep], None]] = []
+        self.tags: tuple[str, ...] | None = None
+        self.rows: tuple[int, ...] | None = None
+        self.num_forwards = 0
+        self._calls: list[_Call] = []
+
+    @property
+    def running(self) -> bool:
+        return bool(self._calls)
+
+    def enter(self, module: nn.Module, batch: Batch | None) -> None:
+        """Note that a module's forward begins."""
+        if not self._calls:
+            self.num_forwards += 1
+        self._calls.append(_Call(module, batch))
+
+    def forget(self) -> None:
+        """Drop calls that never ended."""
+        self._calls.clear()
+
+    def leave(self, module: nn.Module) -> None:
+        """Note that a module's forward ended, however it ended."""
+        known = [call.module for call in self._calls]
+        if module in known:
+            del self._calls[known.index(module) :]
+
+    def tokens(self, num_tokens: int, subset: Tensor | None, device: torch.device) -> Tokens:
+        """Return the tokens of a layer's call: those of the running forward, or what is known of them."""
+        if subset is not None:
+            full = self._full_tokens(None, device)
+            return unknown_tokens(num_tokens) if full is None else full.subset(subset)
+        full = self._full_tokens(num_tokens, device)
+        if full is None and (self.tags is not None or self.rows is not None):
+            raise ShapeError(
+                f"{num_tokens} tokens do not belong to a batch of requests, so they have no tags or devices"
+            )
+        return unknown_tokens(num_tokens) if full is None else full
+
+    def _full_tokens(self, num_tokens: int | None, device: torch.device) -> Tokens | None:
+        """Return the tokens of the running call that has as many as asked for (None: of the outermost call)."""
+        calls = [(call, call.batch) for call in self._calls if call.batch is not None]
+        exact = [pair for pair in calls if num_tokens in (None, pair[1].num_tokens)]
+        alike = [pair for pair in calls if num_tokens is not None and num_tokens % pair[1].num_rows == 0]
+        for call, batch in (exact + alike)[:1]:
+            key = (num_tokens or batch.num_tokens, device)
+            if key not in call.tokens:
+                call.tokens[key] = tokens_of(
+                    batch, key[0], self._device_of_row(batch), self._group_of_row(batch), device
+                )
+            return call.tokens[key]
+        return None
+
+    def _device_of_row(self, batch: Batch) -> Tensor | None:
+        if self.rows is not None:
+            if len(self.rows) != batch.num_rows:
+                raise ShapeError(
+                    f"devices are assigned to {len(self.rows)} rows, the batch has {batch.num_rows}"
+                )
+            return torch.tensor(self.rows)
+        if self.settings.num_devices == 1:
+            return None
+        occupied_B = None if batch.occupied_B is None else batch.occupied_B.cpu()
+        return rows_to_devices(batch.num_rows, occupied_B, self.settings.num_devices)
+
+    def _group_of_row(self, batch: Batch) -> Tensor | None:
+        if self.tags is None:
+            return None
+        if len(self.tags) != batch.num_rows:
+            raise ShapeError(f"{len(self.tags)} tags for a batch of {batch.num_rows} rows")
+        return torch.tensor([self.recorder.group_of(tag) for tag in self.tags])
+
+    def applies(self, tokens: Tokens, num_experts: int, top_k: int) -> bool:
+        """Return whether the policy acts on this call: its phase is selected and it has enough real tokens."""
+        phase = "decode" if tokens.decode else "prefill"
+        least = self.settings.min_tokens or -(-num_experts // top_k)
+        return self.settings.phases in ("both", phase) and tokens.num_real >= least
+
+    def context(self, layer: int, tokens: Tokens) -> RoutingContext:
+        """Return the policy's context for one layer's call. Each forward and layer has its own seed."""
+        return RoutingContext(
+            num_devices=self.settings.num_devices,
+            device_of_token_T=tokens.device_T,
+            device_of_expert_E=self.device_of_expert_LE[layer],
+            real_T=tokens.real_T,
+            request_of_token_T=tokens.row_T,
+            image_T=tokens.image_T,
+            seed=self.settings.seed + 1_000_003 * self.num_forwards + 7_919 * layer,
+        )
+
+    def check_rows(self, rows: Sequence[int]) -> tuple[int, ...]:
+        """Return row devices as a tuple; raises ConfigError for one out of range."""
+        for device in rows:
+            if not isinstance(device, int) or not 0 <= device < self.settings.num_devices:
+                raise ConfigError(
+                    "rows", device, f"a device from 0 to num_devices - 1 = {self.settings.num_devices - 1}"
+                )
+        return tuple(rows)

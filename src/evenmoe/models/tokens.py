@@ -1,0 +1,83 @@
+"""Tokens: what routing must know about each token of one layer's call. Shape letters: T tokens, B requests (rows)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from evenmoe.models.batch import Batch
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Tokens:
+    """The tokens that reach one MoE layer. None means: all real, or not known."""
+
+    num_tokens: int
+    num_real: int
+    decode: bool
+    real_T: Tensor | None
+    row_T: Tensor | None
+    device_T: Tensor | None
+    image_T: Tensor | None
+    group_T: Tensor | None
+
+    def subset(self, index: Tensor) -> Tokens:
+        """Return the tokens at `index`, for layers that only some of the tokens reach."""
+        real_T = _take(self.real_T, index)
+        return Tokens(
+            num_tokens=index.shape[0],
+            num_real=index.shape[0] if real_T is None else int(real_T.sum()),
+            decode=self.decode,
+            real_T=real_T,
+            row_T=_take(self.row_T, index),
+            device_T=_take(self.device_T, index),
+            image_T=_take(self.image_T, index),
+            group_T=_take(self.group_T, index),
+        )
+
+
+def tokens_of(
+    batch: Batch,
+    num_tokens: int,
+    device_of_row_B: Tensor | None,
+    group_of_row_B: Tensor | None,
+    device: torch.device,
+) -> Tokens:
+    """Return the tokens of a layer's call within a batch, row by row.
+
+    If the call does not have the batch's tokens, each row has as many as the next, all of them real.
+    """
+    same = num_tokens == batch.num_tokens
+    real_T = batch.real_T.to(device) if same and batch.real_T is not None else None
+    image_T = batch.image_T.to(device) if same and batch.image_T is not None else None
+    row_T = batch.row_of_token(num_tokens).to(device)
+    return Tokens(
+        num_tokens=num_tokens,
+        num_real=num_tokens if real_T is None else int(real_T.sum()),
+        decode=batch.decode,
+        real_T=real_T,
+        row_T=row_T,
+        device_T=None if device_of_row_B is None else device_of_row_B.to(device)[row_T],
+        image_T=image_T,
+        group_T=None if group_of_row_B is None else group_of_row_B.to(device)[row_T],
+    )
+
+
+def unknown_tokens(num_tokens: int) -> Tokens:
+    """Return tokens of which nothing is known but their number."""
+    return Tokens(
+        num_tokens=num_tokens,
+        num_real=num_tokens,
+        decode=False,
+        real_T=None,
+        row_T=None,
+        device_T=None,
+        image_T=None,
+        group_T=None,
+    )
+
+
+def _take(values_T: Tensor | None, index: Tensor) -> Tensor | None:
+    return None if values_T is None else values_T.index_select(0, index.to(values_T.device))
