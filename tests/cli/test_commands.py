@@ -82,7 +82,8 @@ def test_profile_writes_loads_that_read_back(evenmoe, tiny_checkpoint, texts, tm
         (("sweep", "MODEL", "--gamma", "nan"), "gamma"),
         (("sweep", "MODEL", "--scope", "galactic"), "'local' or 'global'"),
         (("sweep", "MODEL", "--dtype", "float8"), "float32"),
-        (("sweep", "MODEL", "--windows", "7"), "a divisor of the 7 windows"),
+        (("sweep", "MODEL", "--windows", "7", "--batch-size", "2"), "a divisor of the 7 windows"),
+        (("profile", "MODEL", "--window-tokens", "100000"), "windows that fit in the text"),
         (("sweep", "MODEL", "--text", "absent.txt"), "absent.txt"),
         (("sweep", "MODEL", "--devices", "99"), "8 experts"),
         (("report", "absent-folder"), "absent-folder"),
@@ -95,7 +96,11 @@ def test_wrong_input_is_one_clear_line_and_status_2(
     given = [tiny_checkpoint if argument == "MODEL" else argument for argument in arguments]
     if given[0] != "report":
         given += [] if "--text" in given else texts
-        given += ["--window-tokens", "24", "--out", tmp_path]
+        given += (
+            ["--out", tmp_path]
+            if "--window-tokens" in given
+            else ["--window-tokens", "24", "--out", tmp_path]
+        )
     status, out, err = evenmoe(*given)
     assert status == 2
     assert message in err

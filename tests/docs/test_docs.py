@@ -17,6 +17,24 @@ def test_the_worked_examples_of_the_metrics_hold():
     assert results.attempted >= 10
 
 
+def test_the_python_page_runs_as_printed():
+    results = doctest.testfile(str(ROOT / "docs" / "python.md"), module_relative=False)
+    assert results.failed == 0
+    assert results.attempted >= 12
+
+
+def test_the_command_line_page_names_every_command_and_row_field():
+    from evenmoe.cli.main import app
+    from evenmoe.evaluation.results import Row
+
+    text = (ROOT / "docs" / "cli.md").read_text()
+    commands = [command.name for command in app.registered_commands] + [
+        group.name for group in app.registered_groups
+    ]
+    assert all(f"## {command}" in text for command in commands)
+    assert all(f"`{field}`" in text for field in Row.model_fields)
+
+
 def test_the_example_of_an_imported_table_is_read(tmp_path):
     from evenmoe.loads import read_loads
 

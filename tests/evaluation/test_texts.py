@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from evenmoe.errors import ConfigError
-from evenmoe.evaluation.batches import make_batches
-from evenmoe.evaluation.texts import cut_windows, read_texts
+from evenmoe.evaluation.batches import make_batches, plan_batches
+from evenmoe.evaluation.texts import cut_windows, num_fitting, read_texts
 
 
 @pytest.fixture(scope="module")
@@ -95,3 +95,32 @@ def test_batches_must_be_whole_and_mix_known(text_files, tokenizer):
         make_batches(windows, 4, "mixed", 0)
     with pytest.raises(ConfigError, match="mixed, by-domain"):
         make_batches(windows, 3, "shuffled", 0)
+
+
+@pytest.mark.parametrize(
+    ("fitting", "windows", "rows", "planned"),
+    [
+        (500, None, None, (96, 32)),
+        (70, None, None, (64, 32)),
+        (7, None, None, (7, 7)),
+        (70, None, 20, (60, 20)),
+        (70, 48, None, (48, 24)),
+        (70, 37, None, (37, 1)),
+        (3, 48, 16, (48, 16)),
+    ],
+)
+def test_windows_and_rows_left_open_fit_the_text(fitting, windows, rows, planned):
+    assert plan_batches(fitting, windows, rows) == planned
+
+
+def test_a_text_too_short_for_one_batch_is_an_error():
+    with pytest.raises(ConfigError, match="at most the 0 windows that fit"):
+        plan_batches(0, None, None)
+    with pytest.raises(ConfigError, match="at most the 3 windows that fit"):
+        plan_batches(3, None, 4)
+
+
+def test_all_windows_that_fit_can_be_cut(text_files, tokenizer):
+    texts = read_texts(text_files)
+    fitting = num_fitting(texts, tokenizer, 32)
+    assert len(cut_windows(texts, tokenizer, num_windows=fitting, window_tokens=32)) == fitting

@@ -6,12 +6,12 @@ import weakref
 
 import pytest
 import torch
-from tests.models.attach_reference import forward, hooks_on, ids_of, rows_given, state_of, tiny_model, watch
 
 import evenmoe
 from evenmoe.errors import AttachError
 from evenmoe.routing import Baseline, ExpandedDrop, ExpertDrop, Fill, ThresholdDrop, TokenDrop
 from evenmoe.routing.policy import Policy
+from tests.models.attach_reference import forward, hooks_on, ids_of, rows_given, state_of, tiny_model, watch
 
 ARCHITECTURES = [
     "olmoe",

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from tests.models.attach_reference import forward, ids_of, tiny_model, watch
 
 import evenmoe
 from evenmoe.models.sites import find_sites
 from evenmoe.routing import Baseline, ExpandedDrop, Fill, TokenDrop
+from tests.models.attach_reference import forward, ids_of, tiny_model, watch
 
 
 @pytest.mark.parametrize("name", ["llama4_text", "llama4"])

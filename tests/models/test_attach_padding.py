@@ -4,12 +4,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.models.attach_reference import forward, ids_of, tiny_model, watch
 
 import evenmoe
 from evenmoe.errors import ShapeError
 from evenmoe.models.padding import SpecialTokens, real_positions
 from evenmoe.routing import Baseline, Fill, TokenDrop
+from tests.models.attach_reference import forward, ids_of, tiny_model, watch
 
 PAD = 0
 

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from tests.models.attach_reference import hooks_on, tiny_model
 
 import evenmoe
 from evenmoe.errors import ConfigError, ShapeError, UnsupportedModelError
 from evenmoe.routing import Baseline, TokenDrop
+from tests.models.attach_reference import hooks_on, tiny_model
 
 
 def test_a_dense_model_and_unsupported_architectures_are_refused():

@@ -5,13 +5,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.models.attach_reference import forward, ids_of, tiny_model, watch
 
 import evenmoe
 from evenmoe.errors import ConfigError, ShapeError
 from evenmoe.models.batch import CallReader, rows_to_devices
 from evenmoe.models.padding import SpecialTokens
 from evenmoe.routing import Baseline, TokenDrop
+from tests.models.attach_reference import forward, ids_of, tiny_model, watch
 
 
 @settings(max_examples=100, deadline=None)

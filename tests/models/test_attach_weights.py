@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from tests.models.attach_reference import forward, ids_of, rows_given, tiny_model, watch, weight_zero_run
 
 import evenmoe
 from evenmoe.errors import UnsupportedModelError
@@ -11,6 +10,7 @@ from evenmoe.models.packing import Pairs, gather_rows, kept_pairs, scatter_rows
 from evenmoe.models.scores import ScoreRule
 from evenmoe.models.sites import find_sites
 from evenmoe.routing import ExpandedDrop, Fill, TokenDrop
+from tests.models.attach_reference import forward, ids_of, rows_given, tiny_model, watch, weight_zero_run
 
 CASES = {
     "olmoe": ("softmax", False),

@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 import torch
 from tokenizers import Tokenizer
+from torch.nn.functional import cross_entropy
+
 from tools.text_model import __main__ as command
 from tools.text_model.arithmetic import FORMS, arithmetic_documents
 from tools.text_model.batches import batch_at, sequence_at
@@ -38,7 +40,6 @@ from tools.text_model.recipe import Recipe
 from tools.text_model.sources import Source, go_code, wordnet_entry
 from tools.text_model.tokenizer import encode_corpus, encode_texts, train_tokenizer
 from tools.text_model.train import Trainer, learning_rate_factor
-from torch.nn.functional import cross_entropy
 
 TINY = Recipe(
     vocab_size=320, hidden_size=32, intermediate_size=32, num_layers=2, num_heads=1, num_experts=8,

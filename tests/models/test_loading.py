@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from tests.models.attach_reference import forward, ids_of, tiny_model
 
 import evenmoe
 from evenmoe.errors import ConfigError, UnsupportedModelError
 from evenmoe.models import loading
 from evenmoe.models.loading import load, load_tokenizer
 from evenmoe.routing import TokenDrop
+from tests.models.attach_reference import forward, ids_of, tiny_model
 
 
 @pytest.fixture(scope="module")

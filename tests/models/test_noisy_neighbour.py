@@ -5,9 +5,9 @@ import runpy
 from pathlib import Path
 
 import pytest
-from tests.models.attach_reference import tiny_model
 
 from evenmoe.models.bundled import bundled_names, bundled_tokenizer, load_bundled
+from tests.models.attach_reference import tiny_model
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "noisy_neighbour.py"
 NUMBER = re.compile(r"\d+(?:\.\d+)?")

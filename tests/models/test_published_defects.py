@@ -5,12 +5,12 @@ The letters are those of the list in docs: (b), (e), (f) and (h) are about routi
 
 import pytest
 import torch
-from tests.models.attach_reference import forward, ids_of, rows_given, tiny_model, watch
 
 import evenmoe
 from evenmoe.errors import AttachError, ConfigError
 from evenmoe.models.sites import find_sites
 from evenmoe.routing import TokenDrop
+from tests.models.attach_reference import forward, ids_of, rows_given, tiny_model, watch
 
 
 @pytest.mark.parametrize("name", ["olmoe", "qwen2_moe", "jamba"])

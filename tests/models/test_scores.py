@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from tests.models.attach_reference import SCORES, tiny_model
 
 import evenmoe
 from evenmoe.errors import ConfigError
@@ -12,6 +11,7 @@ from evenmoe.models.routers import Routing
 from evenmoe.models.scores import SCORE_FUNCTIONS, ScoreRule, deviation, explains, infer_rule
 from evenmoe.models.sites import find_sites
 from evenmoe.routing import Baseline
+from tests.models.attach_reference import SCORES, tiny_model
 
 LOGITS = torch.randn(40, 8, generator=torch.Generator().manual_seed(3)).mul(2)
 

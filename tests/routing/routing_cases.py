@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from evenmoe.routing import RoutingContext
+from evenmoe.routing import Policy, RoutingContext, make_policy, option_names
 
 
 @dataclass(frozen=True)
@@ -96,3 +96,8 @@ def only(case: Case, wanted: Tensor) -> Case:
             image_T=part(ctx.image_T),
         ),
     )
+
+
+def example_policy(name: str) -> Policy:
+    """The policy of that name, with 0.5 for every setting that has no default."""
+    return make_policy(name, **dict.fromkeys(option_names(name)[1], 0.5))

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from tests.oracles.routing import Batch, Competition
-from tests.routing.routing_cases import Case
 from torch import Tensor
 
 from evenmoe.routing import ExpandedDrop, Fill, Policy
+from tests.oracles.routing import Batch, Competition
+from tests.routing.routing_cases import Case
 
 
 def check_loads(policy: Policy, case: Case, kept: Tensor) -> None:

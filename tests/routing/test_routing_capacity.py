@@ -29,6 +29,8 @@ from evenmoe.routing.capacity import limits
         (0.001, 4, 1, 64, 1),  # at least 1
         (64, 4, 1, 64, 4),  # at most the tokens
         (1e300, 4, 1, 64, 4),
+        (10**400, 4, 1, 64, 4),
+        (5e-324, 4, 1, 64, 1),
         (math.inf, 4, 1, 64, 4),
         (1.0, 0, 8, 64, 0),
     ],

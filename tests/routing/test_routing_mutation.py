@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+
+from evenmoe.routing import ExpandedDrop, Fill, RoutingContext, TokenDrop
 from tests.oracles.routing import oracle_keep
 from tests.routing.routing_cases import make_case
 from tests.routing.routing_checks import check_candidates, check_loads
-
-from evenmoe.routing import ExpandedDrop, Fill, RoutingContext, TokenDrop
 
 CASE = make_case(3, num_tokens=40, num_experts=8, top_k=2, num_devices=2)
 

@@ -6,10 +6,10 @@ import itertools
 
 import pytest
 import torch
-from tests.oracles.routing import oracle_keep
-from tests.routing.routing_cases import Case, make_case
 
 from evenmoe.routing import Baseline, ExpandedDrop, ExpertDrop, Fill, Policy, ThresholdDrop, TokenDrop
+from tests.oracles.routing import oracle_keep
+from tests.routing.routing_cases import Case, make_case
 
 SCOPES = ("local", "global")
 LEVELS = ("expert", "device")

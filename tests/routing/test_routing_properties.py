@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import itertools
+import warnings
 from dataclasses import replace
 
 import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from tests.routing.routing_cases import Case, make_case, only
-from tests.routing.routing_checks import check_candidates, check_loads
 
 from evenmoe.routing import Baseline, ExpandedDrop, ExpertDrop, Fill, Policy, ThresholdDrop, TokenDrop
+from tests.routing.routing_cases import Case, make_case, only
+from tests.routing.routing_checks import check_candidates, check_loads
 
 quick = settings(deadline=None, derandomize=True, max_examples=60)
 
@@ -242,3 +243,15 @@ def test_random_draws_evenly_over_positions() -> None:
         )
         hits += TokenDrop(gamma=0.5, keep="random").keep(scores, chosen, ctx).view(4, 100).sum(1)
     assert ((hits / hits.sum() - 0.25).abs() < 0.02).all(), hits
+
+
+@pytest.mark.parametrize("kind", CAPACITY_POLICIES)
+def test_gradients_and_inference_mode_make_no_difference(kind: type[Policy]) -> None:
+    case = make_case(5, num_tokens=40, num_experts=8, top_k=2, num_devices=2)
+    kept = keep(kind(gamma=0.7), case)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        scores = case.scores.clone().requires_grad_()
+        assert kind(gamma=0.7).keep(scores, case.chosen, case.ctx).equal(kept)
+        with torch.inference_mode():
+            assert kind(gamma=0.7).keep(case.scores * 1, case.chosen, case.ctx).equal(kept)

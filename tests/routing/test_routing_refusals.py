@@ -20,9 +20,8 @@ from evenmoe.routing import (
     ThresholdDrop,
     TokenDrop,
     contiguous_split,
-    make_policy,
-    option_names,
 )
+from tests.routing.routing_cases import example_policy
 
 SCORES = torch.tensor([[0.7, 0.2, 0.1, 0.0]] * 3)
 CHOSEN = torch.tensor([[True, True, False, False]] * 3)
@@ -117,7 +116,7 @@ def test_expert_drop_that_would_skip_all() -> None:
 @pytest.mark.parametrize("name", POLICIES)
 @pytest.mark.parametrize("value", [NAN, INF, -INF])
 def test_scores_that_are_not_finite(name: str, value: float) -> None:
-    policy = example(name)
+    policy = example_policy(name)
     # Also where only an expert outside the top-k has it.
     refused(
         f"scores_TE = {value!r} is not allowed: finite, but token 2 has it for expert 3",
@@ -132,7 +131,7 @@ def test_large_finite_scores_are_fine() -> None:
 
 @pytest.mark.parametrize("name", POLICIES)
 def test_tensors_that_disagree(name: str) -> None:
-    policy, ctx = example(name), RoutingContext()
+    policy, ctx = example_policy(name), RoutingContext()
     refused(
         "chosen_TE has shape (2, 4), scores_TE has shape (3, 4)",
         lambda: policy.keep(SCORES, CHOSEN[:2], ctx),
@@ -251,84 +250,19 @@ def test_threshold_drop_of_logits() -> None:
     assert kept.equal(CHOSEN), "scores outside the top-k are not looked at"
 
 
-def test_registry() -> None:
-    names = "baseline, token_drop, expanded_drop, fill, expert_drop, threshold_drop"
-    assert ", ".join(POLICIES) == names
-    refused(f"policy = 'tokendrop' is not allowed: one of {names}", lambda: make_policy("tokendrop", gamma=1))
-    refused(
-        "level = 'device' is not allowed: an option of expert_drop: fraction, scope, isolation",
-        lambda: make_policy("expert_drop", level="device"),
-    )
-    refused(
-        "keep = 'first' is not allowed: an option of fill: gamma, scope, level, isolation, modality",
-        lambda: make_policy("fill", gamma=1, keep="first"),
-    )
-    refused(
-        "gamma = 1 is not allowed: an option of baseline: (it has none)",
-        lambda: make_policy("baseline", gamma=1),
-    )
-    refused(
-        "gamma = None is not allowed: token_drop needs it, there is no default",
-        lambda: make_policy("token_drop"),
-    )
-    assert make_policy("token_drop", gamma=2, keep="last") == TokenDrop(gamma=2.0, keep="last")
-    assert option_names("token_drop") == (
-        ("gamma", "scope", "level", "isolation", "modality", "keep"),
-        ("gamma",),
-    )
-
-
-def example(name: str):
-    return make_policy(name, **dict.fromkeys(option_names(name)[1], 0.5))
-
-
-@pytest.mark.parametrize("name", POLICIES)
-def test_policies_are_values(name: str) -> None:
-    policy = example(name)
-    assert policy == example(name)
-    assert hash(policy) == hash(example(name))
-    assert replace(policy) == policy
-    settings = policy.describe()
-    assert settings.pop("policy") == name
-    assert make_policy(name, **settings) == policy
-    assert repr(policy).startswith(type(policy).__name__ + "(")
-    with pytest.raises(AttributeError):
-        policy.gamma = 3.0
-    assert policy.has_capacity == (name in ("token_drop", "expanded_drop", "fill"))
-    assert policy.needs_true_scores == (name in ("expanded_drop", "fill"))
-
-
-def test_token_drop_as_a_value() -> None:
-    policy = TokenDrop(gamma=INF, keep="last")
-    assert repr(policy) == (
-        "TokenDrop(gamma=inf, scope='local', level='expert', isolation='batch', modality='uniform', keep='last')"
-    )
-    assert policy.describe() == {
-        "policy": "token_drop",
-        "gamma": "inf",
-        "scope": "local",
-        "level": "expert",
-        "isolation": "batch",
-        "modality": "uniform",
-        "keep": "last",
-    }
-    assert replace(policy, gamma=2) == TokenDrop(gamma=2.0, keep="last")
-    assert policy != TokenDrop(gamma=INF)
-
-
 @pytest.mark.parametrize("name", POLICIES)
 def test_batches_without_tokens(name: str) -> None:
-    empty = example(name).keep(SCORES[:0], CHOSEN[:0], RoutingContext(num_devices=2))
+    empty = example_policy(name).keep(SCORES[:0], CHOSEN[:0], RoutingContext(num_devices=2))
     assert empty.shape == (0, 4)
     assert empty.dtype == torch.bool
     padding = RoutingContext(num_devices=2, real_T=torch.zeros(3, dtype=torch.bool))
-    assert not example(name).keep(SCORES * NAN, CHOSEN, padding).any()
+    assert not example_policy(name).keep(SCORES * NAN, CHOSEN, padding).any()
 
 
 @pytest.mark.parametrize("name", POLICIES)
 def test_tokens_without_chosen_experts(name: str) -> None:
     nothing = torch.zeros(3, 4, dtype=torch.bool)
-    kept = example(name).keep(SCORES, nothing, RoutingContext())
+    kept = example_policy(name).keep(SCORES, nothing, RoutingContext())
     assert kept.any() == (name == "expanded_drop")
 
 

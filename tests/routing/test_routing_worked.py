@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import torch
-from tests.routing.routing_cases import top_k_mask
 
 from evenmoe.routing import ExpandedDrop, ExpertDrop, Fill, RoutingContext, ThresholdDrop, TokenDrop
+from tests.routing.routing_cases import top_k_mask
 
 # Four tokens on device 0, which holds experts 0 and 1. Each wants one expert, so C = ceil(4 * 1 / 4) = 1.
 SCORES = torch.tensor(

@@ -25,11 +25,17 @@ TextOption = Annotated[
 ]
 DevicesOption = Annotated[int, typer.Option("--devices", help="Virtual expert-parallel devices.", min=1)]
 WindowsOption = Annotated[
-    int, typer.Option("--windows", help="Windows of text to run, over all domains.", min=1)
+    int | None,
+    typer.Option(
+        "--windows", help="Windows of text to run. Default: what fits in the text, at most 96.", min=1
+    ),
 ]
 WindowTokensOption = Annotated[int, typer.Option("--window-tokens", help="Tokens per window.", min=2)]
 BatchSizeOption = Annotated[
-    int, typer.Option("--batch-size", help="Windows per batch; must divide --windows.", min=1)
+    int | None,
+    typer.Option(
+        "--batch-size", help="Windows per batch; must divide --windows. Default: at most 32.", min=1
+    ),
 ]
 MixOption = Annotated[
     str, typer.Option("--mix", help="Rows of a batch: mixed over devices, or sorted by-domain.")

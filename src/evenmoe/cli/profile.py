@@ -27,9 +27,9 @@ def profile(
     text: TextOption = None,
     out: OutOption = Path("out/profile"),
     devices: DevicesOption = 8,
-    windows: WindowsOption = 96,
+    windows: WindowsOption = None,
     window_tokens: WindowTokensOption = 256,
-    batch_size: BatchSizeOption = 32,
+    batch_size: BatchSizeOption = None,
     mix: MixOption = "mixed",
     dtype: DtypeOption = "float32",
     quantization: QuantizationOption = None,
@@ -40,15 +40,17 @@ def profile(
 
     Example: evenmoe profile bundled:text --text chat.txt --text code.txt
     """
-    from evenmoe.evaluation.batches import make_batches
+    from evenmoe.evaluation.batches import make_batches, plan_batches
     from evenmoe.evaluation.profile import profile_model
-    from evenmoe.evaluation.texts import cut_windows
+    from evenmoe.evaluation.texts import cut_windows, num_fitting
     from evenmoe.loads import write_loads
     from evenmoe.reporting.html import loads_report
     from evenmoe.reporting.tables import loads_table
 
     texts, _ = texts_for(text)
     loaded, tokenizer = load_model_and_tokenizer(model, dtype, quantization)
+    fitting = num_fitting(texts, tokenizer, window_tokens)
+    windows, batch_size = plan_batches(fitting, windows, batch_size)
     cut = cut_windows(texts, tokenizer, num_windows=windows, window_tokens=window_tokens)
     batches = make_batches(cut, batch_size, mix, seed)
     with progress_bar() as progress:

@@ -17,6 +17,29 @@ Mix = Literal["mixed", "by-domain"]
 MIXES: tuple[str, ...] = get_args(Mix)
 
 
+MOST_WINDOWS = 96
+MOST_ROWS = 32
+
+
+def plan_batches(fitting: int, num_windows: int | None, batch_size: int | None) -> tuple[int, int]:
+    """How many windows to run, and how many per batch, where the user left one or both open (None).
+
+    Windows: as many as fit in the text, at most MOST_WINDOWS, in whole batches. Rows: at most MOST_ROWS.
+    Raises ConfigError if the text is too short for one batch.
+    """
+    if num_windows is None:
+        batch_size = batch_size or min(MOST_ROWS, max(fitting, 1))
+        num_windows = min(MOST_WINDOWS, fitting) // batch_size * batch_size
+        if num_windows == 0:
+            allowed = (
+                f"at most the {fitting} windows that fit in the text; ask for shorter ones or give more text"
+            )
+            raise ConfigError("batch_size", batch_size, allowed)
+    if batch_size is None:
+        batch_size = max(rows for rows in range(1, MOST_ROWS + 1) if num_windows % rows == 0)
+    return num_windows, batch_size
+
+
 def make_batches(windows: Sequence[Window], batch_size: int, mix: str, seed: int) -> list[list[Window]]:
     """Batches of `batch_size` rows; rows go to devices in order, so neighbours in a batch share a device.
 

@@ -26,9 +26,10 @@ class SweepConfig(BaseModel):
     isolation: Literal["batch", "request", "strict"] = "batch"
     num_devices: Annotated[int, Field(ge=1)] = 8
     texts: tuple[str, ...]
-    num_windows: Annotated[int, Field(ge=1)] = 96
+    num_windows: Annotated[int, Field(ge=1)] | None = None
+    """None: as `plan_batches` says; a result's configuration has the number."""
     window_tokens: Annotated[int, Field(ge=2)] = 256
-    batch_size: Annotated[int, Field(ge=1)] = 32
+    batch_size: Annotated[int, Field(ge=1)] | None = None
     mix: Mix = "mixed"
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     quantization: Literal["nf4"] | None = None

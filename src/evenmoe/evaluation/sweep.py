@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from evenmoe.evaluation.batches import make_batches
+from evenmoe.evaluation.batches import make_batches, plan_batches
 from evenmoe.evaluation.config import SweepConfig
 from evenmoe.evaluation.partial import PartialRows
 from evenmoe.evaluation.quality import Quality, measure_quality
 from evenmoe.evaluation.results import Results, Row, versions
 from evenmoe.evaluation.specs import PolicySpec
-from evenmoe.evaluation.texts import Window, cut_windows
+from evenmoe.evaluation.texts import Window, cut_windows, num_fitting
 from evenmoe.loads import ExpertLoads, write_loads
 from evenmoe.models.attach import attach
 
@@ -80,10 +80,7 @@ def run_sweep(
     stopped. Raises ConfigError for texts that are too short and for policies the model cannot take.
     """
     todo = points(config)
-    windows = cut_windows(
-        texts, tokenizer, num_windows=config.num_windows, window_tokens=config.window_tokens
-    )
-    batches = make_batches(windows, config.batch_size, config.mix, config.seed)
+    config, batches = _prepare(config, tokenizer, texts)
     (out / "loads").mkdir(parents=True, exist_ok=True)
     partial = PartialRows(out, {"config": config.model_dump(mode="json"), "versions": versions()})
     model.eval()
@@ -107,6 +104,17 @@ def run_sweep(
     results.write(out / "results.json")
     partial.clear()
     return results
+
+
+def _prepare(
+    config: SweepConfig, tokenizer: PreTrainedTokenizerBase, texts: Mapping[str, str]
+) -> tuple[SweepConfig, list[list[Window]]]:
+    """The configuration with nothing left open, and its batches."""
+    fitting = num_fitting(texts, tokenizer, config.window_tokens)
+    num_windows, batch_size = plan_batches(fitting, config.num_windows, config.batch_size)
+    windows = cut_windows(texts, tokenizer, num_windows=num_windows, window_tokens=config.window_tokens)
+    batches = make_batches(windows, batch_size, config.mix, config.seed)
+    return config.model_copy(update={"num_windows": num_windows, "batch_size": batch_size}), batches
 
 
 def _warm_up(model: torch.nn.Module, batch: Sequence[Window]) -> None:

@@ -79,6 +79,12 @@ def cut_windows(
     return [windows[i] for i in range(max(share)) for windows in by_domain if i < len(windows)]
 
 
+def num_fitting(texts: Mapping[str, str], tokenizer: PreTrainedTokenizerBase, window_tokens: int) -> int:
+    """How many windows `cut_windows` can cut, with as many from every domain as the shortest one gives."""
+    fewest = min(len(_encode(tokenizer, text)["input_ids"]) // window_tokens for text in texts.values())
+    return fewest * len(texts)
+
+
 def _shares(total: int, parts: int) -> list[int]:
     return [total // parts + (part < total % parts) for part in range(parts)]
 
@@ -92,7 +98,7 @@ def _domain_windows(domain: str, text: str, tokenizer: Any, count: int, window_t
         raise ConfigError(
             "tokens per domain",
             count * window_tokens,
-            f"at most the {len(ids)} tokens of {domain!r}; ask for fewer windows or give more text",
+            f"at most the {len(ids)} tokens of {domain!r}; ask for fewer or shorter windows, or give more text",
         )
     spacing = len(ids) // max(count, 1)
     windows = []
@@ -101,6 +107,10 @@ def _domain_windows(domain: str, text: str, tokenizer: Any, count: int, window_t
         predicted = _text_of(text, tokenizer, encoded, ids, start + 1, stop)
         windows.append(Window(domain=domain, ids_S=ids[start:stop], num_bytes=len(predicted.encode())))
     return windows
+
+
+def _encode(tokenizer: Any, text: str) -> Any:
+    return tokenizer(text, add_special_tokens=False, return_offsets_mapping=tokenizer.is_fast, verbose=False)
 
 
 def _text_of(text: str, tokenizer: Any, encoded: Any, ids: NDArray[np.int64], start: int, stop: int) -> str:

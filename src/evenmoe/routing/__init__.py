@@ -6,7 +6,9 @@ from evenmoe.routing.context import RoutingContext, contiguous_split
 from evenmoe.routing.expanded_drop import ExpandedDrop
 from evenmoe.routing.expert_drop import ExpertDrop
 from evenmoe.routing.fill import Fill
+from evenmoe.routing.groups import Isolation, Level, Scope
 from evenmoe.routing.policy import Policy
+from evenmoe.routing.priority import Keep, Modality
 from evenmoe.routing.registry import POLICIES, make_policy, option_names
 from evenmoe.routing.threshold_drop import ThresholdDrop
 from evenmoe.routing.token_drop import TokenDrop
@@ -17,8 +19,13 @@ __all__ = [
     "ExpandedDrop",
     "ExpertDrop",
     "Fill",
+    "Isolation",
+    "Keep",
+    "Level",
+    "Modality",
     "Policy",
     "RoutingContext",
+    "Scope",
     "ThresholdDrop",
     "TokenDrop",
     "capacity",

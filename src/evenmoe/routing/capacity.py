@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from fractions import Fraction
-from numbers import Real
+from numbers import Integral, Real
 
 import torch
 from torch import Tensor
@@ -30,11 +30,12 @@ def capacity(gamma: float, num_tokens: int, top_k: int, num_experts: int) -> int
         ("top_k", top_k, 1),
         ("num_experts", num_experts, 1),
     ):
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
             raise ConfigError(field, value, f"an integer of at least {least}")
     if math.isinf(gamma):
         return num_tokens
-    return _clamp(math.ceil(_exact(gamma) * num_tokens * top_k / num_experts), num_tokens)
+    exact = math.ceil(_exact(gamma) * num_tokens * top_k / num_experts)
+    return min(max(exact, 1), num_tokens)
 
 
 def check_gamma(gamma: object) -> float:
@@ -42,7 +43,10 @@ def check_gamma(gamma: object) -> float:
     allowed = "a number above 0 (inf means no limit)"
     if isinstance(gamma, bool) or not isinstance(gamma, Real):
         raise ConfigError("gamma", gamma, allowed)
-    value = float(gamma)
+    try:
+        value = float(gamma)
+    except OverflowError:  # an integer beyond every float
+        value = math.inf if gamma > 0 else -math.inf  # type: ignore[operator]
     if not value > 0:
         raise ConfigError("gamma", gamma, allowed)
     return value
@@ -78,7 +82,3 @@ def limits(
 
 def _exact(gamma: float) -> Fraction:
     return Fraction(f"{gamma:.12g}")
-
-
-def _clamp(value: int, num_tokens: int) -> int:
-    return min(max(value, 1), num_tokens)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Integral
 
 import torch
 from torch import Tensor
@@ -68,15 +69,14 @@ def contiguous_split(n: int, parts: int) -> Tensor:
     _check_integer("n", n, least=0)
     _check_integer("parts", parts, least=1)
     small, larger = divmod(n, parts)
-    sizes = torch.full((parts,), small)
-    sizes[:larger] += 1
-    return torch.arange(parts).repeat_interleave(sizes, output_size=n)
+    sizes = torch.tensor([small + 1] * larger + [small] * (parts - larger))
+    return torch.repeat_interleave(sizes, output_size=n)
 
 
 def _check_integer(field: str, value: object, least: int | None) -> None:
-    fits = isinstance(value, int) and not isinstance(value, bool)
-    if not fits or (least is not None and isinstance(value, int) and value < least):
-        raise ConfigError(field, value, "an integer" if least is None else f"an integer of at least {least}")
+    if isinstance(value, Integral) and not isinstance(value, bool) and (least is None or int(value) >= least):
+        return
+    raise ConfigError(field, value, "an integer" if least is None else f"an integer of at least {least}")
 
 
 def _check_vector(field: str, value: object, dtypes: tuple[torch.dtype, ...], kind: str) -> None:

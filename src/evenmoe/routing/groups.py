@@ -48,9 +48,8 @@ class Bins:
         """Return [P]: the bin (X) of each pair."""
         group_T = self.groups.group_T
         if self.bin_E is None:
-            # token * E + expert, moved to group * E + expert
-            first_T = torch.arange(group_T.shape[0], device=group_T.device) * pairs.num_experts
-            moved_T = group_T * self.num_bins - first_T
+            # From token * E + expert to group * E + expert.
+            moved_T = (group_T - torch.arange(group_T.shape[0], device=group_T.device)) * pairs.num_experts
             return pairs.flat_P + moved_T.index_select(0, pairs.token_P)
         bin_P = self.bin_E.index_select(0, pairs.expert_P)
         return bin_P + (group_T * self.num_bins).index_select(0, pairs.token_P)

@@ -51,11 +51,14 @@ class Policy(ABC):
         setting that needs what `ctx` does not have.
         """
         num_tokens, num_experts = _check_tensors(scores_TE, chosen_TE)
+        scores_TE = scores_TE.detach()  # a choice has no gradient
         ctx.check_shapes(num_tokens, num_experts)
         self.check_context(ctx)
         if ctx.real_T is None:
             return self._keep_real(scores_TE, chosen_TE, ctx)
         real = ctx.real_T.to(scores_TE.device).nonzero().view(-1)
+        if real.shape[0] == num_tokens:
+            return self._keep_real(scores_TE, chosen_TE, dataclasses.replace(ctx, real_T=None))
         kept_TE = torch.zeros_like(chosen_TE)
         kept = self._keep_real(
             scores_TE.index_select(0, real), chosen_TE.index_select(0, real), _real_part(ctx)
@@ -98,7 +101,7 @@ def _check_tensors(scores_TE: Tensor, chosen_TE: Tensor) -> tuple[int, int]:
 
 def _check_finite(scores_TE: Tensor) -> None:
     # A finite sum proves every score finite; finite scores can overflow a sum, so only then look at each.
-    if bool(scores_TE.sum().isfinite()) or bool(scores_TE.isfinite().all()):
+    if math.isfinite(float(scores_TE.sum())) or bool(scores_TE.isfinite().all()):
         return
     bad = scores_TE.isfinite().logical_not().nonzero()[0].tolist()
     raise ConfigError(

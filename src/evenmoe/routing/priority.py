@@ -47,6 +47,8 @@ def make_priority(
     `position_T` numbers the tokens of each isolation unit (the batch, or each request) from 0; only
     keep="random" draws by it.
     """
+    if pairs.flat_P.shape[0] == 0:
+        return Priority(pairs.flat_P, 1)
     if keep == "score":
         priority = _by_score(pairs.values(scores_TE))
     elif keep == "first":
@@ -65,24 +67,26 @@ def make_priority(
 
 
 def _by_score(scores_P: Tensor) -> Priority:
-    if scores_P.shape[0] == 0:
-        return Priority(torch.zeros_like(scores_P, dtype=torch.long), 1)
     if scores_P.dtype == torch.float64:
         # 64 bits do not fit beside a bin's number; ranks among the distinct scores do.
         distinct, order_P = torch.unique(-scores_P, return_inverse=True)
         return Priority(order_P, distinct.shape[0].bit_length())
-    sortable_P = _sortable(scores_P)
-    low, high = (int(value) for value in sortable_P.aminmax())
+    sortable_P, low, high = _sortable(scores_P)
     fits_32_bits = high - low < 2**31
     order_P = high - (sortable_P if fits_32_bits else sortable_P.long())
     return Priority(order_P, max((high - low).bit_length(), 1))
 
 
-def _sortable(scores_P: Tensor) -> Tensor:
-    """Return int32 in the order of the scores; 0.0 and -0.0 are equal."""
-    bits_P = (scores_P.float() + 0.0).view(torch.int32)
-    # Positive floats sort as their bits do; negative ones in the reverse order, and below.
-    return bits_P ^ ((bits_P >> 31) & 0x7FFFFFFF)
+def _sortable(scores_P: Tensor) -> tuple[Tensor, int, int]:
+    """Return int32 in the order of the scores, and their bounds; 0.0 and -0.0 are equal."""
+    bits_P = scores_P.float().view(torch.int32)
+    low, high = (int(value) for value in bits_P.aminmax())
+    if low < 0:
+        # Positive floats sort as their bits do; negative ones in the reverse order, and below.
+        bits_P = (scores_P.float() + 0.0).view(torch.int32)
+        bits_P = bits_P ^ ((bits_P >> 31) & 0x7FFFFFFF)
+        low, high = (int(value) for value in bits_P.aminmax())
+    return bits_P, low, high
 
 
 def _drawn(seed: int, scores_P: Tensor, position_P: Tensor) -> Tensor:
@@ -91,7 +95,7 @@ def _drawn(seed: int, scores_P: Tensor, position_P: Tensor) -> Tensor:
     The score stands for the expert, so that renumbering the experts changes nothing.
     """
     hash_P = _mixed(position_P + _mixed_seed(seed))
-    return _mixed(hash_P ^ (_sortable(scores_P).long() + 2**31))
+    return _mixed(hash_P ^ (_sortable(scores_P)[0].long() + 2**31))
 
 
 def _mixed(value_P: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from evenmoe.routing.priority import Priority
 
-_MOST_BUCKET_BITS = 12
+_MOST_BUCKETS = 2**17
 
 
 def best_of_bins(bin_P: Tensor, priority: Priority, limit_X: Tensor) -> Tensor:
@@ -21,17 +21,17 @@ def best_of_bins(bin_P: Tensor, priority: Priority, limit_X: Tensor) -> Tensor:
     bucket_P = (bin_P << bucket_bits).add_(priority.order_P >> (priority.bits - bucket_bits))
     count_XQ = torch.bincount(bucket_P, minlength=num_bins << bucket_bits).view(num_bins, -1)
     upto_XQ = count_XQ.cumsum(1)
-    room_XQ = limit_X[:, None] - upto_XQ + count_XQ
-    fits_XQ = count_XQ <= room_XQ
-    at_limit_XQ = (room_XQ > 0) & ~fits_XQ
-    # Comparing long vectors is slow, so the verdicts are bytes whose bits are the answers: 1 kept, 2 contested.
-    verdict_XQ = fits_XQ.byte() + 2 * at_limit_XQ.byte()
+    before_XQ = upto_XQ - count_XQ
+    fits_XQ, starts_XQ = upto_XQ <= limit_X[:, None], before_XQ < limit_X[:, None]
+    # Comparing long vectors is slow, so verdicts are bytes whose bits are the answers: 2 kept, 1 contested, 0 lost.
+    verdict_XQ = fits_XQ.view(torch.uint8) + starts_XQ.view(torch.uint8)
     verdict_P = verdict_XQ.view(-1).index_select(0, bucket_P)
-    kept_P = (verdict_P & 1).view(torch.bool)
-    contested = (verdict_P >> 1).view(torch.bool).nonzero().view(-1)
+    kept_P = (verdict_P >> 1).view(torch.bool)
+    contested = (verdict_P & 1).view(torch.bool).nonzero().view(-1)
     if contested.shape[0] == 0:
         return kept_P
-    room_X = torch.where(at_limit_XQ, room_XQ, 0).sum(1)
+    last_X1 = (starts_XQ.sum(1, keepdim=True) - 1).clamp(min=0)  # the bucket at the limit
+    room_X = limit_X - before_XQ.gather(1, last_X1).view(-1)
     won = best_of_rows(bin_P.index_select(0, contested), priority.at(contested), room_X)
     return kept_P.index_fill_(0, contested.index_select(0, won), True)
 
@@ -43,10 +43,10 @@ def best_of_rows(bin_P: Tensor, priority: Priority, limit_X: Tensor) -> Tensor:
     count_X = torch.bincount(bin_P, minlength=limit_X.shape[0])
     end_X = count_X.cumsum(0) - count_X + limit_X
     within = torch.arange(keys.shape[0], device=keys.device) < end_X.index_select(0, bin_S)
-    return order[within]
+    return order.index_select(0, within.nonzero().view(-1))
 
 
 def _bucket_bits(num_pairs: int, num_bins: int, priority_bits: int) -> int:
-    """Half as many buckets in all as there are pairs: more cost too much to count, fewer leave too much to sort."""
-    per_bin = max(num_pairs // (2 * max(num_bins, 1)), 1)
-    return min(per_bin.bit_length() - 1, _MOST_BUCKET_BITS, priority_bits)
+    """About as many buckets as pairs: more cost too much to add up, fewer leave too much to sort."""
+    per_bin = max(min(num_pairs, _MOST_BUCKETS) // max(num_bins, 1), 1)
+    return min(per_bin.bit_length() - 1, priority_bits)
