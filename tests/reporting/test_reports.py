@@ -13,7 +13,7 @@ from evenmoe.loads import ExpertLoads, LoadCounts, write_loads
 from evenmoe.reporting import plots
 from evenmoe.reporting.html import featured_rows, loads_report, sweep_report
 from evenmoe.reporting.summary import fastest_within, sentence
-from evenmoe.reporting.tables import loads_table, results_table
+from evenmoe.reporting.tables import loads_table, results_markdown, results_table
 
 BEFORE_LE = np.array([[40, 10, 20, 10], [20, 20, 20, 20], [5, 5, 5, 65]])
 
@@ -102,6 +102,13 @@ def test_a_narrow_terminal_gets_fewer_columns_and_none_cut_off(results):
     assert "…" not in text
     assert "bits/byte" not in text
     assert "-2.00 " in text
+
+
+def test_the_markdown_table_has_every_row_and_column(results):
+    lines = results_markdown(results).splitlines()
+    assert len(lines) == 2 + len(results.rows)
+    assert {line.count("|") for line in lines} == {lines[0].count("|")}
+    assert "| Fill | γ 1.5 | 29.90 | -0.10 ± 0.10 |" in lines[5]
 
 
 def test_the_loads_table_has_a_column_per_domain():

@@ -70,6 +70,16 @@ def results_table(results: Results, width: int, title: str | None = None) -> Tab
     return table
 
 
+def results_markdown(results: Results) -> str:
+    """All rows of a sweep as a Markdown table, to paste into a page or an issue."""
+    lines = [
+        "| " + " | ".join(column.name for column in WIDE_COLUMNS) + " |",
+        "|" + "|".join("---" if column.justify == "left" else "---:" for column in WIDE_COLUMNS) + "|",
+    ]
+    lines += ["| " + " | ".join(column.text(row) for column in WIDE_COLUMNS) + " |" for row in results.rows]
+    return "\n".join(lines)
+
+
 def loads_table(loads: ExpertLoads, title: str | None = None) -> Table:
     """How uneven the experts are, per layer for everything and per domain: the busiest over the mean."""
     table = Table(title=title, title_justify="left", **_LOOKS)
