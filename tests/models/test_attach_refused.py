@@ -5,7 +5,7 @@ import torch
 
 import evenmoe
 from evenmoe.errors import ConfigError, ShapeError, UnsupportedModelError
-from evenmoe.routing import Baseline, TokenDrop
+from evenmoe.routing import Baseline, ExpandedDrop, TokenDrop
 from tests.models.attach_reference import hooks_on, tiny_model
 
 
@@ -75,3 +75,11 @@ def test_the_resolved_options_are_data():
     assert described["gamma"] == 2.0
     assert described["num_devices"] == 2
     assert described["placement"] == (((0, 1) * 4),) * 2
+
+
+def test_expanded_drop_on_one_device_is_warned_about(caplog):
+    model = tiny_model("olmoe")
+    for num_devices, warned in ((1, True), (2, False)):
+        caplog.clear()
+        with evenmoe.attach(model, ExpandedDrop(gamma=1.0), num_devices=num_devices):
+            assert ("expert-choice" in caplog.text) == warned

@@ -23,3 +23,10 @@ def progress_bar() -> Iterator[Progress]:
     )
     with Progress(*columns, console=stderr, transient=True, disable=not stderr.is_terminal) as progress:
         yield progress
+
+
+def hide_loading_bars() -> None:
+    """Keep transformers from drawing a bar per checkpoint over our own progress."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rich.table import Table
 
-from evenmoe.cli.console import stderr, stdout
+from evenmoe.cli.console import hide_loading_bars, stderr, stdout
 from evenmoe.cli.options import JsonOption
 
 MARKS = {"ok": "[green]ok[/]", "optional": "[yellow]missing[/]", "broken": "[bold red]broken[/]"}
@@ -18,6 +18,7 @@ def doctor(json: JsonOption = None) -> None:
 
     from evenmoe.doctor import diagnose
 
+    hide_loading_bars()
     with stderr.status("Looking ..."):
         findings = diagnose()
     table = Table(title="evenmoe doctor", title_justify="left")

@@ -15,6 +15,12 @@ from evenmoe.cli.options import JsonOption
 if TYPE_CHECKING:
     from evenmoe.models.check import CheckResult
 
+RENORMALISES = {
+    "always": "yes",
+    "never": "no",
+    "flag": "if norm_topk_prob",
+    "joint": "with shared experts",
+}
 STATUS = {"passed": "[green]passed[/]", "failed": "[bold red]failed[/]", "absent": "[dim]absent[/]"}
 
 
@@ -50,9 +56,8 @@ def _list(names: list[str] | None, json: Path | None) -> None:
     for entry in entries:
         checkpoints = "\n".join(entry.checkpoints)
         scores = entry.architecture.score or "not known: no Expanded Drop, no Fill"
-        table.add_row(
-            entry.model_type, entry.modality, scores, entry.architecture.renormalise, entry.note, checkpoints
-        )
+        renormalises = RENORMALISES[entry.architecture.renormalise]
+        table.add_row(entry.model_type, entry.modality, scores, renormalises, entry.note, checkpoints)
     stdout.print(table)
     if not names:
         for name, reason in UNSUPPORTED.items():

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 import typer
 from pydantic import ValidationError
 
-from evenmoe.cli.console import progress_bar, stderr, stdout
+from evenmoe.cli.console import hide_loading_bars, progress_bar, stderr, stdout
 from evenmoe.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -34,12 +34,10 @@ def make_config(**settings: Any) -> SweepConfig:
 
 def load_model_and_tokenizer(name: str, dtype: str, quantization: str | None) -> tuple[Any, Any]:
     """The model and tokenizer of a folder, a Hub name or "bundled:text"."""
-    from transformers.utils import logging
-
     from evenmoe.models.bundled import bundled_path
     from evenmoe.models.loading import load, load_tokenizer
 
-    logging.disable_progress_bar()
+    hide_loading_bars()
     path = str(bundled_path(name.removeprefix(BUNDLED_PREFIX))) if name.startswith(BUNDLED_PREFIX) else name
     with stderr.status(f"Loading {name} ..."):
         # `load` checks both names itself.

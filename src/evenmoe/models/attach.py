@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -24,7 +25,10 @@ from evenmoe.models.recording import LoadRecorder
 from evenmoe.models.session import LayerStep, Session
 from evenmoe.models.settings import AttachSettings, Phases, Placement, resolve_placement
 from evenmoe.models.sites import find_sites
+from evenmoe.routing.expanded_drop import ExpandedDrop
 from evenmoe.routing.policy import Policy
+
+logger = logging.getLogger(__name__)
 
 _ATTACHED: WeakSet[nn.Module] = WeakSet()
 """The routers that an attachment is on."""
@@ -95,6 +99,8 @@ def attach(
     device_of_expert_LE = settings.device_of_expert(num_experts_L)
     tokens = SpecialTokens.of(model, pad_token_id)
     _check_modality(policy, tokens)
+    if isinstance(policy, ExpandedDrop) and num_devices == 1:
+        logger.warning("expanded_drop on one device: every expert is local, which is expert-choice routing")
     recorder = LoadRecorder(sites, num_devices, device_of_expert_LE)
     session = Session(policy, settings, recorder, device_of_expert_LE)
     layers = []
