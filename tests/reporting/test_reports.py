@@ -13,7 +13,7 @@ from evenmoe.loads import ExpertLoads, LoadCounts, write_loads
 from evenmoe.reporting import plots
 from evenmoe.reporting.html import featured_rows, loads_report, sweep_report
 from evenmoe.reporting.summary import fastest_within, sentence
-from evenmoe.reporting.tables import loads_table, results_markdown, results_table
+from evenmoe.reporting.tables import loads_table, results_markdown, results_table, short_names
 
 BEFORE_LE = np.array([[40, 10, 20, 10], [20, 20, 20, 20], [5, 5, 5, 65]])
 
@@ -113,7 +113,7 @@ def test_the_markdown_table_has_every_row_and_column(results):
 
 def test_the_loads_table_has_a_column_per_domain():
     console = Console(file=io.StringIO(), width=160)
-    console.print(loads_table(make_loads()))
+    console.print(loads_table(make_loads(), 160))
     text = console.file.getvalue()
     assert "code" in text
     assert "2.00" in text
@@ -162,3 +162,9 @@ def test_normalised_loads_average_to_one_and_mark_missing_experts():
 
 def test_the_most_uneven_layer():
     assert plots.most_uneven_layer(make_loads()) == 2
+
+
+def test_layers_go_by_their_number_where_that_is_enough():
+    assert short_names(["model.layers.0.mlp", "model.layers.12.mlp"]) == ["0", "12"]
+    for names in (["a.0.b.1", "a.0.b.2"], ["text.1", "vision.1"], ["router"]):
+        assert short_names(names) == names

@@ -64,7 +64,7 @@ def profile(
         path.parent.mkdir(parents=True, exist_ok=True)
         write_loads(loads, path)
     report = loads_report(loads, out / "report.html", f"Expert loads of {model}")
-    stdout.print(loads_table(loads, f"{model}: busiest expert over the mean"))
+    stdout.print(loads_table(loads, stdout.width, f"{model}: busiest expert over the mean"))
     stdout.print(
         f"Straggler factor on {devices} devices, experts placed in order: {loads.straggler_factor:.2f}. "
         f"Busiest expert per batch: {loads.peak_to_mean_before:.2f} times the mean.",

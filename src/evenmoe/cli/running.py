@@ -59,9 +59,10 @@ def run_and_report(
 ) -> Results:
     """Run the sweep with a progress bar, draw the report, print the table and where everything is."""
     from evenmoe.evaluation.sweep import Point, points, run_sweep
+    from evenmoe.loads import read_loads
     from evenmoe.reporting.html import sweep_report
     from evenmoe.reporting.summary import sentence
-    from evenmoe.reporting.tables import results_table
+    from evenmoe.reporting.tables import loads_table, results_table
 
     points(config)
     model, tokenizer = load_model_and_tokenizer(config.model, config.dtype, config.quantization)
@@ -77,6 +78,10 @@ def run_and_report(
             progress.stop()
             stderr.print("Interrupted. Finished rows are kept; the same command goes on from there.")
             raise typer.Exit(130) from None
+    loads = read_loads(out / results.rows[0].loads_file)
+    stdout.print(
+        loads_table(loads, stdout.width, "Busiest expert over the mean, by layer and domain, without a limit")
+    )
     stdout.print(results_table(results, stdout.width, title))
     stdout.print(sentence(results), highlight=False)
     report = sweep_report(out)

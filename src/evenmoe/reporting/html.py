@@ -17,7 +17,7 @@ from evenmoe.evaluation.results import Results, Row, read_results
 from evenmoe.loads import ExpertLoads, peak_to_mean, read_loads
 from evenmoe.reporting import plots
 from evenmoe.reporting.summary import fastest_within, sentence
-from evenmoe.reporting.tables import WIDE_COLUMNS
+from evenmoe.reporting.tables import WIDE_COLUMNS, short_names
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,7 +179,7 @@ def _peaks_table(loads: ExpertLoads) -> HtmlTable:
                 ),
             ]
         )
-        for layer, name in enumerate(loads.layers)
+        for layer, name in enumerate(short_names(loads.layers))
     ]
     return HtmlTable(columns=["layer", *("all" if name == "total" else name for name, _ in loads)], rows=rows)
 
@@ -206,7 +206,7 @@ def _heat_map(base: Row, featured: Sequence[Row], loads: Mapping[str, ExpertLoad
 def _layer_map(panels: Mapping[str, NDArray[Any]], loads: ExpertLoads) -> Any:
     return plots.heat_map(
         {title: plots.normalised(load_LE, loads.num_experts_L) for title, load_LE in panels.items()},
-        list(loads.layers),
+        short_names(loads.layers),
     )
 
 

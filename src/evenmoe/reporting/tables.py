@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -80,18 +81,35 @@ def results_markdown(results: Results) -> str:
     return "\n".join(lines)
 
 
-def loads_table(loads: ExpertLoads, title: str | None = None) -> Table:
-    """How uneven the experts are, per layer for everything and per domain: the busiest over the mean."""
+def loads_table(loads: ExpertLoads, width: int, title: str | None = None) -> Table:
+    """How uneven the experts are, per layer: the busiest over the mean, for everything and for each domain.
+
+    A terminal of at least NARROW columns also gets the coefficient of variation, Gini and the idle experts.
+    """
     table = Table(title=title, title_justify="left", **_LOOKS)
     table.add_column("layer", no_wrap=True)
     for name, _ in loads:
         table.add_column("all" if name == "total" else name, justify="right")
-    for name in ("CV", "Gini", "idle experts"):
+    spread = width >= NARROW
+    for name in ("CV", "Gini", "idle experts") if spread else ():
         table.add_column(name, justify="right")
-    for layer, layer_name in enumerate(loads.layers):
+    for layer, layer_name in enumerate(short_names(loads.layers)):
         num_experts = int(loads.num_experts_L[layer])
         load_E = loads.total.before_LE[layer, :num_experts]
-        peaks = [f"{peak_to_mean(counts.before_LE[layer, :num_experts]):.2f}" for _, counts in loads]
-        spread = f"{coefficient_of_variation(load_E):.2f}", f"{gini(load_E):.2f}"
-        table.add_row(layer_name, *peaks, *spread, str(int(np.sum(load_E == 0))))
+        cells = [f"{peak_to_mean(counts.before_LE[layer, :num_experts]):.2f}" for _, counts in loads]
+        if spread:
+            cells += [
+                f"{coefficient_of_variation(load_E):.2f}",
+                f"{gini(load_E):.2f}",
+                str(int(np.sum(load_E == 0))),
+            ]
+        table.add_row(layer_name, *cells)
     return table
+
+
+def short_names(layers: Sequence[str]) -> list[str]:
+    """The number in each layer's name where that tells them apart, else the whole names."""
+    numbers = [re.findall(r"\d+", name) for name in layers]
+    if all(len(found) == 1 for found in numbers) and len({found[0] for found in numbers}) == len(layers):
+        return [found[0] for found in numbers]
+    return list(layers)
