@@ -83,7 +83,7 @@ def test_profile_writes_loads_that_read_back(evenmoe, tiny_checkpoint, texts, tm
         (("sweep", "MODEL", "--scope", "galactic"), "'local' or 'global'"),
         (("sweep", "MODEL", "--dtype", "float8"), "float32"),
         (("sweep", "MODEL", "--windows", "7", "--batch-size", "2"), "a divisor of the 7 windows"),
-        (("profile", "MODEL", "--window-tokens", "100000"), "windows that fit in the text"),
+        (("profile", "MODEL", "--window-tokens", "100000"), "0 fit in the text"),
         (("sweep", "MODEL", "--text", "absent.txt"), "absent.txt"),
         (("sweep", "MODEL", "--devices", "99"), "8 experts"),
         (("report", "absent-folder"), "absent-folder"),

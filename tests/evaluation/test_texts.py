@@ -114,9 +114,9 @@ def test_windows_and_rows_left_open_fit_the_text(fitting, windows, rows, planned
 
 
 def test_a_text_too_short_for_one_batch_is_an_error():
-    with pytest.raises(ConfigError, match="at most the 0 windows that fit"):
+    with pytest.raises(ConfigError, match="at least 1, but 0 fit"):
         plan_batches(0, None, None)
-    with pytest.raises(ConfigError, match="at most the 3 windows that fit"):
+    with pytest.raises(ConfigError, match="at least 4, but 3 fit"):
         plan_batches(3, None, 4)
 
 

@@ -31,10 +31,8 @@ def plan_batches(fitting: int, num_windows: int | None, batch_size: int | None) 
         batch_size = batch_size or min(MOST_ROWS, max(fitting, 1))
         num_windows = min(MOST_WINDOWS, fitting) // batch_size * batch_size
         if num_windows == 0:
-            allowed = (
-                f"at most the {fitting} windows that fit in the text; ask for shorter ones or give more text"
-            )
-            raise ConfigError("batch_size", batch_size, allowed)
+            allowed = f"at least {batch_size}, but {fitting} fit in the text; ask for shorter ones or give more text"
+            raise ConfigError("windows", fitting, allowed)
     if batch_size is None:
         batch_size = max(rows for rows in range(1, MOST_ROWS + 1) if num_windows % rows == 0)
     return num_windows, batch_size
