@@ -89,7 +89,7 @@ def loads_table(loads: ExpertLoads, width: int, title: str | None = None) -> Tab
     table = Table(title=title, title_justify="left", **_LOOKS)
     table.add_column("layer", no_wrap=True)
     for name, _ in loads:
-        table.add_column("all" if name == "total" else name, justify="right")
+        table.add_column("all" if name == "total" else name, justify="right", overflow="fold")
     spread = width >= NARROW
     for name in ("CV", "Gini", "idle experts") if spread else ():
         table.add_column(name, justify="right")

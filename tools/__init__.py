@@ -1,0 +1,1 @@
+"""Recipes that make what ships with the package."""
