@@ -30,7 +30,8 @@ docs: $(VENV)/.docs ## the documentation as a site, in site/
 	$(BIN)/mkdocs build --strict --quiet
 
 text-model: $(VENV)/.runtime ## rebuild the bundled text model from its sources (about an hour on 2 cores)
-	$(BIN)/python -m tools.text_model --work $(OUT)/text_model --out $(OUT)/text_model/export
+	MALLOC_TRIM_THRESHOLD_=100000000000 MALLOC_TOP_PAD_=268435456 MALLOC_MMAP_MAX_=0 \
+		$(BIN)/python -m tools.text_model --work $(OUT)/text_model --out $(OUT)/text_model/export
 
 lock: ## resolve pyproject.toml again into requirements/*.txt
 	$(PYTHON) -m venv $(OUT)/lock-venv

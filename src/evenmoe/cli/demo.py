@@ -9,6 +9,7 @@ from evenmoe.cli.running import make_config, run_and_report, texts_for
 
 POLICIES = (
     "token_drop",
+    "token_drop:level=device",
     "token_drop:keep=random",
     "token_drop:keep=first",
     "token_drop:keep=last",
@@ -20,6 +21,9 @@ POLICIES = (
     "threshold_drop:threshold=0.1",
     "threshold_drop:threshold=0.2",
 )
+
+NUM_WINDOWS = 64
+"""Two batches: about a minute on two cores."""
 
 
 def demo(
@@ -40,6 +44,7 @@ def demo(
         model="bundled:text",
         policies=parse_policies(POLICIES),
         texts=names,
+        num_windows=NUM_WINDOWS,
         num_devices=devices,
         mix=mix,
         seed=seed,

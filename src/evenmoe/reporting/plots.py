@@ -18,7 +18,19 @@ from numpy.typing import NDArray
 from evenmoe.evaluation.results import Results, Row
 from evenmoe.loads import ExpertLoads, peak_to_mean
 
-COLORS = ("#2f6fb0", "#d1632f", "#2a9d6f", "#8a57b5", "#b0343c", "#6b7280", "#c39a1b", "#1f9aa8")
+COLORS = (
+    "#2f6fb0",
+    "#d1632f",
+    "#2a9d6f",
+    "#8a57b5",
+    "#b0343c",
+    "#6b7280",
+    "#c39a1b",
+    "#1f9aa8",
+    "#d6649a",
+    "#3f3f46",
+)
+MARKERS = "oXsDv^P<h>"
 BEFORE, AFTER = "#c9d3de", "#2f6fb0"
 
 _STYLE = {
@@ -84,7 +96,7 @@ def quality_against_straggler(results: Results) -> Figure:
             rows = sorted(rows, key=lambda row: row.straggler_factor)
             x = [row.straggler_factor for row in rows]
             y = [100 * row.next_token_accuracy for row in rows]
-            marker = "oXsDv^P<"[index % 8]
+            marker = MARKERS[index % len(MARKERS)]
             axis.plot(x, y, marker=marker, ms=4.5, lw=1.4, color=COLORS[index % len(COLORS)], label=label)
         axis.set_xlabel("straggler factor: busiest device over the even load (left is faster)")
         axis.set_ylabel("next-token accuracy, %")
