@@ -3,4 +3,4 @@
 set -eu
 cd "$(dirname "$0")/.."
 make .venv/.runtime
-.venv/bin/evenmoe bench routing --json "${OUT:-out}/bench-routing.json" "$@"
+.venv/bin/evenmoe bench routing --repeats 100 --json "${OUT:-out}/bench-routing.json" "$@"
