@@ -46,7 +46,7 @@ def test_a_dense_model_and_unsupported_architectures_are_refused():
         ({"placement": [[0] * 8] * 3}, ShapeError, "placement"),
         ({"placement": [[0] * 8, [0] * 7]}, ShapeError, "placement"),
         ({"placement": [0.5] * 8}, ConfigError, "placement"),
-        ({"placement": [2] * 8, "num_devices": 2}, ConfigError, "num_devices - 1 = 1"),
+        ({"placement": [2] * 8, "num_devices": 2}, ConfigError, "different devices from 0 to 1"),
     ],
 )
 def test_options_that_cannot_act_are_refused(options, error, words):
@@ -74,7 +74,7 @@ def test_the_resolved_options_are_data():
         described = attached.describe()
     assert described["gamma"] == 2.0
     assert described["num_devices"] == 2
-    assert described["placement"] == (((0, 1) * 4),) * 2
+    assert described["placement"] == [[0, 1] * 4] * 2
 
 
 def test_expanded_drop_on_one_device_is_warned_about(caplog):

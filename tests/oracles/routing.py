@@ -28,7 +28,14 @@ class Batch:
         self.seed = ctx.seed
         self.position = {token: place for place, token in enumerate(self.tokens)}
         self.sources = self.given(ctx.device_of_token_T, self.spread(ctx.num_devices))
-        self.holders = self.given(ctx.device_of_expert_E, shares(self.num_experts, ctx.num_devices))
+        owners = self.given(ctx.device_of_expert_E, shares(self.num_experts, ctx.num_devices))
+        self.holders = [[owner] for owner in owners]
+        if ctx.holds_DE is not None:
+            held = ctx.holds_DE.tolist()
+            self.holders = [
+                [d for d in range(ctx.num_devices) if held[d][e]] for e in range(self.num_experts)
+            ]
+        self.num_devices = ctx.num_devices
         self.requests = self.given(ctx.request_of_token_T, [])
         self.images = self.given(ctx.image_T, [])
 
@@ -45,7 +52,18 @@ class Batch:
         return [e for e in range(self.num_experts) if self.chosen[token][e]]
 
     def local(self, token: int) -> list[int]:
-        return [e for e in range(self.num_experts) if self.holders[e] == self.sources[token]]
+        return [e for e in range(self.num_experts) if self.sources[token] in self.holders[e]]
+
+    def runs_on(self, token: int, expert: int) -> int:
+        """The device of the copy that a token gets: its own, or its device's tokens take the copies in turn."""
+        holders, source = self.holders[expert], self.sources[token]
+        if source in holders:
+            return source
+        return holders[self.number(token) % len(holders)]
+
+    def number(self, token: int) -> int:
+        """How many earlier real tokens are on the same device."""
+        return sum(1 for t in self.tokens if t < token and self.sources[t] == self.sources[token])
 
 
 def shares(n: int, parts: int) -> list[int]:
@@ -55,13 +73,13 @@ def shares(n: int, parts: int) -> list[int]:
 
 
 @functools.cache
-def limit(gamma: float, num_pairs: int, num_tokens: int, num_experts: int, experts_in_bin: int) -> int:
+def limit(gamma: float, num_pairs: int, num_tokens: int, num_copies: int, copies_in_bin: int) -> int:
     """The pairs a bin takes: its share of the group's pairs times gamma, rounded up."""
-    most = num_tokens * experts_in_bin
+    most = num_tokens * copies_in_bin
     if math.isinf(gamma):
         return most
     exact = Fraction(f"{gamma:.12g}")
-    return min(max(1, math.ceil(exact * num_pairs * experts_in_bin / num_experts)), most)
+    return min(max(1, math.ceil(exact * num_pairs * copies_in_bin / num_copies)), most)
 
 
 class Competition:
@@ -73,26 +91,27 @@ class Competition:
         for token in batch.tokens:
             self.groups.setdefault(self.group(token), []).append(token)
         self.limits = {
-            (group, self.bin(e)): self.limit(group, self.bin(e))
+            (group, bin): self.limit(group, bin)
             for group in self.groups
-            for e in range(batch.num_experts)
+            for bin in range(batch.num_experts if policy.level == "expert" else batch.num_devices)
         }
 
     def group(self, token: int) -> tuple:
         source = self.batch.sources[token] if self.policy.scope == "local" else 0
         return (source,) if self.policy.isolation == "batch" else (source, self.batch.requests[token])
 
-    def bin(self, expert: int) -> int:
-        return expert if self.policy.level == "expert" else self.batch.holders[expert]
+    def bin(self, pair: Pair) -> int:
+        return pair[1] if self.policy.level == "expert" else self.batch.runs_on(*pair)
 
     def limit(self, group: tuple, bin: int) -> int:
         tokens = self.groups[group]
         num_pairs = sum(len(self.batch.top_k(token)) for token in tokens)
-        in_bin = sum(1 for e in range(self.batch.num_experts) if self.bin(e) == bin)
-        return limit(self.policy.gamma, num_pairs, len(tokens), self.batch.num_experts, in_bin)
+        copies = [(e, d) for e, holders in enumerate(self.batch.holders) for d in holders]
+        in_bin = sum(1 for e, d in copies if (e if self.policy.level == "expert" else d) == bin)
+        return limit(self.policy.gamma, num_pairs, len(tokens), len(copies), in_bin)
 
     def load(self, kept: set[Pair], group: tuple, bin: int) -> int:
-        return sum(1 for token, expert in kept if self.group(token) == group and self.bin(expert) == bin)
+        return sum(1 for pair in kept if self.group(pair[0]) == group and self.bin(pair) == bin)
 
     def order(self, pair: Pair, keep: str) -> tuple:
         """Sorting by this puts the pair that is kept first in front."""
@@ -112,7 +131,9 @@ class Competition:
     def drawn(self, pair: Pair) -> int:
         token, expert = pair
         unit = self.batch.tokens
-        if self.policy.isolation != "batch":
+        if self.policy.isolation == "batch" and self.policy.scope == "local":
+            unit = [t for t in unit if self.batch.sources[t] == self.batch.sources[token]]
+        elif self.policy.isolation != "batch":
             unit = [t for t in unit if self.batch.requests[t] == self.batch.requests[token]]
         return drawn(self.batch.seed, unit.index(token), self.batch.scores[token][expert])
 
@@ -121,14 +142,14 @@ class Competition:
         kept: set[Pair] = set()
         load = dict.fromkeys(self.limits, 0)
         for pair in sorted(candidates, key=lambda pair: self.order(pair, keep)):
-            place = (self.group(pair[0]), self.bin(pair[1]))
+            place = (self.group(pair[0]), self.bin(pair))
             if load[place] < self.limits[place]:
                 load[place] += 1
                 kept.add(pair)
         if self.policy.isolation == "request":
             room = self.room_to_lend(kept)
             for pair in sorted(set(candidates) - kept, key=lambda pair: self.order(pair, keep)):
-                place = (self.group(pair[0])[0], self.bin(pair[1]))
+                place = (self.group(pair[0])[0], self.bin(pair))
                 if room[place] > 0:
                     room[place] -= 1
                     kept.add(pair)
@@ -137,7 +158,7 @@ class Competition:
     def room_to_lend(self, kept: set[Pair]) -> dict[tuple[int, int], int]:
         room: dict[tuple[int, int], int] = {}
         for group in self.groups:
-            for bin in {self.bin(e) for e in range(self.batch.num_experts)}:
+            for bin in {bin for _, bin in self.limits}:
                 place = (group[0], bin)
                 room[place] = room.get(place, 0) + self.limits[group, bin] - self.load(kept, group, bin)
         return room
@@ -190,7 +211,7 @@ def fill(policy, scores, chosen, ctx) -> set[Pair]:
         return sum(1 for t, _ in kept if t == token) < len(batch.top_k(token))
 
     def has_own_room(pair: Pair, kept: set[Pair]) -> bool:
-        group, bin = competition.group(pair[0]), competition.bin(pair[1])
+        group, bin = competition.group(pair[0]), competition.bin(pair)
         return competition.load(kept, group, bin) < competition.limits[group, bin]
 
     kept: set[Pair] = set()
@@ -204,7 +225,7 @@ def fill(policy, scores, chosen, ctx) -> set[Pair]:
         for wanted in (top_k, outside):
             room = competition.room_to_lend(kept)
             for pair in in_order(wanted - kept):
-                place = (competition.group(pair[0])[0], competition.bin(pair[1]))
+                place = (competition.group(pair[0])[0], competition.bin(pair))
                 if room[place] > 0 and owes(pair[0], kept):
                     room[place] -= 1
                     kept.add(pair)

@@ -43,6 +43,7 @@ def make_case(
     ties: bool = False,
     uneven_k: bool = False,
     maps: bool = False,
+    copies: bool = False,
     dtype: torch.dtype = torch.float32,
 ) -> Case:
     """A batch with skewed scores; what is None is drawn from the seed, as are requests and image tokens."""
@@ -66,10 +67,15 @@ def make_case(
     if padding:
         real = torch.rand(num_tokens, generator=generator) < 0.7
         real[: min(num_devices, num_tokens)] = True
+    holds = None
+    if copies:
+        holds = torch.rand(num_devices, num_experts, generator=generator) < 0.4
+        holds[draw(0, num_devices - 1, num_experts), torch.arange(num_experts)] = True
     ctx = RoutingContext(
         num_devices=num_devices,
         device_of_token_T=draw(0, num_devices - 1, num_tokens) if maps else None,
-        device_of_expert_E=draw(0, num_devices - 1, num_experts) if maps else None,
+        device_of_expert_E=draw(0, num_devices - 1, num_experts) if maps and not copies else None,
+        holds_DE=holds,
         real_T=real,
         request_of_token_T=draw(-1, 2, num_tokens) * 7,
         image_T=torch.rand(num_tokens, generator=generator) < 0.5,

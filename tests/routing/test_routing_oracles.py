@@ -29,6 +29,7 @@ CASES = {
         "maps": True,
         "uneven_k": True,
     },
+    "copies of experts": {"seed": 5, "num_devices": 3, "padding": True, "copies": True, "num_tokens": 16},
 }
 
 
@@ -70,6 +71,7 @@ def test_capacity_policies_on_drawn_batches(seed: int) -> None:
         ties=seed % 3 == 0,
         uneven_k=seed % 4 == 0,
         maps=seed % 2 == 1,
+        copies=seed % 5 == 0,
     )
     for level, isolation in itertools.product(LEVELS, ISOLATIONS):
         for policy in capacity_policies(gamma=0.8, level=level, isolation=isolation):

@@ -224,6 +224,30 @@ def test_contexts() -> None:
         lambda: RoutingContext(num_devices=2, device_of_expert_E=torch.tensor([0, -1])),
     )
     refused(
+        "holds_DE = 'a tensor' is not allowed: None where device_of_expert_E is given",
+        lambda: RoutingContext(
+            device_of_expert_E=torch.zeros(4, dtype=torch.long), holds_DE=torch.ones(1, 4) > 0
+        ),
+    )
+    refused(
+        "holds_DE = torch.float32 is not allowed: a bool tensor, or None",
+        lambda: RoutingContext(holds_DE=torch.ones(1, 4)),
+    )
+    refused(
+        "holds_DE must be [2 devices, experts], got shape (1, 4)",
+        lambda: RoutingContext(num_devices=2, holds_DE=torch.ones(1, 4) > 0),
+        ShapeError,
+    )
+    refused(
+        "holds_DE = 'no device for expert 1' is not allowed: at least one device for every expert",
+        lambda: RoutingContext(holds_DE=torch.tensor([[True, False]])),
+    )
+    refused(
+        "holds_DE has 3 experts, the scores have 4",
+        lambda: TokenDrop(gamma=1).keep(SCORES, CHOSEN, RoutingContext(holds_DE=torch.ones(1, 3) > 0)),
+        ShapeError,
+    )
+    refused(
         "real_T = torch.int64 is not allowed: a tensor of bool, or None",
         lambda: RoutingContext(real_T=torch.tensor([1, 0])),
     )

@@ -104,17 +104,39 @@ def relative_work(assignments: ArrayLike, run: ArrayLike) -> float:
     return float(np.sum(run)) / total if total > 0 else 1.0
 
 
-def device_load(load_E: ArrayLike, device_of_expert_E: ArrayLike, num_devices: int) -> Floats:
-    """Load of each device, [..., D], from the load of each expert, [..., E], under a placement [E]."""
+def device_load(load_E: ArrayLike, placement: ArrayLike, num_devices: int) -> Floats:
+    """Load of each device, [..., D], from the load of each expert, [..., E], under a placement.
+
+    `placement` is either [E], the device of each expert, or bool [D, E], whether a device holds a copy of the
+    expert; every copy then takes an even share of the expert's load.
+    Raises ShapeError for shapes that disagree, ConfigError for device numbers out of range or no copy at all.
+    """
     load = _as_load(load_E)
-    device_E = np.asarray(device_of_expert_E)
-    if device_E.shape != load.shape[-1:]:
+    holds_DE = _holds(np.asarray(placement), load.shape[-1], num_devices)
+    share_DE = holds_DE / holds_DE.sum(0)
+    return np.asarray(load @ share_DE.T)
+
+
+def _holds(placement: NDArray[np.generic], num_experts: int, num_devices: int) -> NDArray[np.bool_]:
+    """[D, E] bool, checked, from either form of a placement."""
+    if placement.dtype == np.bool_ and placement.ndim == 2:
+        if placement.shape != (num_devices, num_experts):
+            raise ShapeError(
+                f"holders have shape {placement.shape}; {num_devices} devices and {num_experts} experts "
+                f"need ({num_devices}, {num_experts})"
+            )
+        if not placement.any(0).all():
+            nowhere = np.flatnonzero(~placement.any(0)).tolist()
+            raise ConfigError("experts on no device", nowhere, "none: every expert needs at least one copy")
+        return placement.astype(np.bool_)
+    if placement.shape != (num_experts,):
         raise ShapeError(
-            f"device_of_expert has shape {device_E.shape}; {load.shape[-1]} experts need ({load.shape[-1]},)"
+            f"device_of_expert has shape {placement.shape}; {num_experts} experts need ({num_experts},)"
         )
-    if device_E.size and not (0 <= device_E.min() and device_E.max() < num_devices):
+    device_E = placement.astype(np.int64)
+    is_device = (device_E == placement) & (device_E >= 0) & (device_E < num_devices)
+    if not is_device.all():
         raise ConfigError(
-            "device_of_expert", device_E.tolist(), f"device numbers from 0 to {num_devices - 1}"
+            "device_of_expert", placement.tolist(), f"device numbers from 0 to {num_devices - 1}"
         )
-    holds_ED = device_E[:, None] == np.arange(num_devices)
-    return np.asarray(load @ holds_ED.astype(np.float64))
+    return np.asarray(np.arange(num_devices)[:, None] == device_E)

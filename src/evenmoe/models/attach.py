@@ -13,18 +13,21 @@ from weakref import WeakSet
 import torch
 from torch import nn
 
-from evenmoe.errors import AttachError, ConfigError
+from evenmoe.errors import AttachError, ConfigError, UnsupportedModelError
 from evenmoe.loads import ExpertLoads
 from evenmoe.models.architectures import stated_rule
 from evenmoe.models.batch import CallReader
+from evenmoe.models.delivery import Parallel
 from evenmoe.models.hooks import LayerHooks, hooks_for
 from evenmoe.models.layer import MoELayer, unconfirmed
 from evenmoe.models.padding import SpecialTokens
 from evenmoe.models.probe import confirm
 from evenmoe.models.recording import LoadRecorder
 from evenmoe.models.session import LayerStep, Session
-from evenmoe.models.settings import AttachSettings, Phases, Placement, resolve_placement
-from evenmoe.models.sites import find_sites
+from evenmoe.models.settings import AttachSettings, Phases, PlacementRows, resolve_placement
+from evenmoe.models.sites import Site, find_sites
+from evenmoe.models.stopwatch import Stopwatch
+from evenmoe.placement import Placement
 from evenmoe.routing.expanded_drop import ExpandedDrop
 from evenmoe.routing.policy import Policy
 
@@ -56,7 +59,8 @@ def attach(
     policy: Policy,
     *,
     num_devices: int = 1,
-    placement: Placement | None = None,
+    placement: Placement | PlacementRows | None = None,
+    parallel: Parallel | None = None,
     min_tokens: int | None = None,
     phases: Phases = "both",
     seed: int = 0,
@@ -66,7 +70,10 @@ def attach(
 
     num_devices: virtual expert-parallel devices. The rows of a batch go to them as whole requests, contiguous and
         as even as possible; `Attached.assign` overrides that.
-    placement: the device of each expert, [E] for all layers or [L][E]; None cuts the experts into contiguous shares.
+    placement: a Placement, or the device of each expert, [E] for all layers or [L][E]; None cuts the experts into
+        contiguous shares.
+    parallel: experts shared out over processes, from `evenmoe.parallel.shard`; it brings the devices and the placement.
+        `loads` then counts the tokens of this process; `evenmoe.parallel.gather_loads` those of all.
     min_tokens: the least real tokens of a call for the policy to act; None: E / K of the layer, so that an expert's
         even share is at least one token. Calls that pass untouched are counted all the same.
     phases: act on "prefill", on "decode" (one new token per row on a filled KV cache), or on "both".
@@ -89,20 +96,21 @@ def attach(
     sites = find_sites(model)
     if any(site.router in _ATTACHED for site in sites):
         raise AttachError("the model already has a policy attached: detach it first")
-    num_experts_L = [site.num_experts for site in sites]
+    if parallel is not None:
+        sites = _sharded(sites, parallel, num_devices, placement)
+        num_devices, placement = parallel.num_devices, parallel.placement
     settings = AttachSettings(
         num_devices=num_devices, min_tokens=min_tokens, phases=phases, seed=seed, pad_token_id=pad_token_id
     )
-    settings = dataclasses.replace(
-        settings, placement=resolve_placement(placement, num_experts_L, num_devices)
-    )
-    device_of_expert_LE = settings.device_of_expert(num_experts_L)
+    resolved = resolve_placement(placement, [site.num_experts for site in sites], num_devices)
+    if placement is not None:
+        settings = dataclasses.replace(settings, placement=resolved)
     tokens = SpecialTokens.of(model, pad_token_id)
     _check_modality(policy, tokens)
     if isinstance(policy, ExpandedDrop) and num_devices == 1:
         logger.warning("expanded_drop on one device: every expert is local, which is expert-choice routing")
-    recorder = LoadRecorder(sites, num_devices, device_of_expert_LE)
-    session = Session(policy, settings, recorder, device_of_expert_LE)
+    recorder = LoadRecorder(sites, resolved, keeps_steps=parallel is not None)
+    session = Session(policy, settings, recorder, parallel)
     layers = []
     for index, site in enumerate(sites):
         stated = stated_rule(site.architecture, site.router, site.block)
@@ -178,7 +186,7 @@ class Attached:
 
     def describe(self) -> dict[str, Any]:
         """Return the policy and the options as data, for results."""
-        return self.policy.describe() | dataclasses.asdict(self.settings)
+        return self.policy.describe() | self.settings.describe()
 
     def detach(self) -> None:
         """Take the policy off the model, which then is exactly as before. Loads stay readable.
@@ -228,6 +236,23 @@ class Attached:
         finally:
             self._session.observers.remove(observer)
 
+    @contextmanager
+    def timed(self, stopwatch: Stopwatch) -> Iterator[None]:
+        """Within the block, tell `stopwatch` when each phase of each MoE layer ends.
+
+        Raises UnsupportedModelError for layers whose experts are not called by themselves.
+        """
+        for layer in self._layers:
+            if layer.site.kind in ("llama4", "jetmoe"):
+                raise UnsupportedModelError(
+                    f"{layer.site.name}: phases of {layer.site.kind} layers cannot be timed"
+                )
+        before, self._session.stopwatch = self._session.stopwatch, stopwatch
+        try:
+            yield
+        finally:
+            self._session.stopwatch = before
+
     def _enter(
         self, reader: CallReader, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> None:
@@ -253,6 +278,29 @@ def _callers(model: nn.Module, layers: Sequence[MoELayer]) -> list[nn.Module]:
         part for part in model.modules() if hasattr(part, "base_model_prefix") and hasattr(part, "config")
     ]
     return [model, *(part for part in inner if part is not model and not routers.isdisjoint(part.modules()))]
+
+
+def _sharded(
+    sites: Sequence[Site],
+    parallel: Parallel,
+    num_devices: int,
+    placement: Placement | PlacementRows | None,
+) -> tuple[Site, ...]:
+    """Return the sites with the number of experts that they have on all ranks together."""
+    if num_devices not in (1, parallel.num_devices):
+        raise ConfigError(
+            "num_devices", num_devices, f"the {parallel.num_devices} ranks of parallel, or left out"
+        )
+    if placement is not None:
+        raise ConfigError("placement", "given", "left out with parallel, which has its own")
+    if len(parallel.num_experts_L) != len(sites):
+        raise ConfigError(
+            "parallel", f"for {len(parallel.num_experts_L)} MoE layers", f"one for {len(sites)}"
+        )
+    return tuple(
+        dataclasses.replace(site, num_experts=num_experts)
+        for site, num_experts in zip(sites, parallel.num_experts_L, strict=True)
+    )
 
 
 def _check_modality(policy: Policy, tokens: SpecialTokens) -> None:

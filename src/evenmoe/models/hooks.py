@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from evenmoe.models.delivery import Shipment, UntouchedShipment
 from evenmoe.models.layer import MoELayer
-from evenmoe.models.packing import Pairs, gather_rows, scatter_rows
+from evenmoe.models.packing import Pairs
 from evenmoe.models.routers import Routing, logits_of, read_router
 
 
@@ -37,34 +38,42 @@ class ContractHooks:
 
     def register(self) -> Iterator[RemovableHandle]:
         assert self.layer.site.experts is not None
+        yield self.layer.site.router.register_forward_pre_hook(self._before_router)
         yield self.layer.site.router.register_forward_hook(self._after_router)
         yield self.layer.site.experts.register_forward_pre_hook(self._before_experts, with_kwargs=True)
         yield self.layer.site.experts.register_forward_hook(self._after_experts)
 
     def forget(self) -> None:
         self._logits: Tensor | None = None
-        self._packed: tuple[Pairs, torch.Size] | None = None
+        self._shipment: Shipment | None = None
+
+    def _before_router(self, _module: nn.Module, _args: Any) -> None:
+        self.layer.stopwatch.start(self.layer.index)
 
     def _after_router(self, _module: nn.Module, _args: Any, output: Any) -> None:
         self._logits = logits_of(output, self.layer.site)
+        self.layer.stopwatch.mark("gate")
 
     def _before_experts(self, _module: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any] | None:
-        logits, self._logits, self._packed = self._logits, None, None
+        logits, self._logits, self._shipment = self._logits, None, None
         if logits is None:  # the experts were called without their router
             return None
-        hidden, index_TK, weight_TK = _experts_call(args, kwargs)
-        pairs = self.layer.route(Routing(logits, weight_TK, index_TK))
-        if pairs is None:
-            return None
-        self._packed = (pairs, hidden.shape)
-        return self._pack(hidden, pairs), {}
+        self.layer.stopwatch.mark("rest")
+        call = _experts_call(args, kwargs)
+        self._shipment = self.layer.ship(Routing(logits, call[2], call[1]), call)
+        return self._called_with(self._shipment), {}
 
-    def _pack(self, hidden: Tensor, pairs: Pairs) -> tuple[Tensor, Tensor, Tensor]:
-        return gather_rows(hidden, pairs)
+    def _called_with(self, shipment: Shipment) -> tuple[Tensor, Tensor, Tensor]:
+        return shipment.call
 
     def _after_experts(self, _module: nn.Module, _args: Any, output: Tensor) -> Tensor | None:
-        packed, self._packed = self._packed, None
-        return None if packed is None else scatter_rows(output, *packed)
+        shipment, self._shipment = self._shipment, None
+        if shipment is None:
+            return None
+        self.layer.stopwatch.mark("expert")
+        collected = shipment.collect(output)
+        self.layer.stopwatch.stop()
+        return collected
 
 
 class LongcatHooks(ContractHooks):
@@ -73,8 +82,10 @@ class LongcatHooks(ContractHooks):
     The experts' own loop breaks on top-1 rows, so each row has a second, free slot: an identity expert of weight 0.
     """
 
-    def _pack(self, hidden: Tensor, pairs: Pairs) -> tuple[Tensor, Tensor, Tensor]:
-        rows, expert_P1, weight_P1 = super()._pack(hidden, pairs)
+    def _called_with(self, shipment: Shipment) -> tuple[Tensor, Tensor, Tensor]:
+        if isinstance(shipment, UntouchedShipment):
+            return shipment.call
+        rows, expert_P1, weight_P1 = shipment.call
         free_P1 = torch.full_like(expert_P1, self.layer.site.num_experts)
         return (
             rows,

@@ -6,13 +6,16 @@ import torch
 from torch import Tensor
 
 from evenmoe.errors import UnsupportedModelError
+from evenmoe.models.delivery import LocalShipment, Shipment, UntouchedShipment
 from evenmoe.models.packing import Pairs, chosen_experts, dense_weights, kept_pairs
 from evenmoe.models.probe import Confirmation, settle
 from evenmoe.models.routers import Routing
 from evenmoe.models.scores import ScoreRule
 from evenmoe.models.session import LayerStep, Session
 from evenmoe.models.sites import Site
+from evenmoe.models.stopwatch import Stopwatch
 from evenmoe.models.tokens import Tokens
+from evenmoe.routing import device_of_pair
 
 
 class MoELayer:
@@ -34,14 +37,44 @@ class MoELayer:
         """Whether the rule has been checked against the router."""
         return self._confirmation.checked
 
+    @property
+    def stopwatch(self) -> Stopwatch:
+        """What listens to this layer's phases."""
+        return self.session.stopwatch
+
+    def ship(self, routing: Routing, call: tuple[Tensor, Tensor, Tensor]) -> Shipment:
+        """Return the experts' call, given as (hidden, experts, weights), as it is to be made instead."""
+        pairs = self.route(routing)
+        if pairs is None:
+            self.stopwatch.mark("policy")
+            return UntouchedShipment(call)
+        hidden, parallel = call[0], self.session.parallel
+        if parallel is None:
+            self.stopwatch.mark("policy")
+            return LocalShipment(hidden, pairs, self.stopwatch)
+        num_tokens = routing.index_TK.shape[0]
+        tokens = self.session.tokens(num_tokens, self.subset, hidden.device)
+        device_P = device_of_pair(
+            self.session.context(self.index, tokens),
+            pairs.token_P,
+            pairs.expert_P,
+            num_tokens,
+            self.site.num_experts,
+        )
+        self.stopwatch.mark("policy")
+        return parallel.deliver(self.index, hidden, pairs, device_P, self.stopwatch)
+
     def route(self, routing: Routing) -> Pairs | None:
-        """Return the pairs that run, or None if the call is to pass untouched. Counts it either way."""
-        site = self.site
+        """Return the pairs that run, or None if the call is to pass untouched. Counts it either way.
+
+        Where experts are shared out over processes, no call passes untouched.
+        """
+        site, is_parallel = self.site, self.session.parallel is not None
         index_TK, weight_TK = routing.index_TK, routing.weight_TK
         with torch.no_grad():
             self._check_rule(routing)
             tokens = self.session.tokens(index_TK.shape[0], self.subset, index_TK.device)
-            if tokens.num_real == 0:
+            if tokens.num_real == 0 and not is_parallel:
                 return None
             used_TK = weight_TK != 0 if site.kind == "zaya" else None
             all_chosen_TE = chosen_experts(index_TK, used_TK, site.num_experts + site.num_free_experts)
@@ -54,7 +87,7 @@ class MoELayer:
             free_TE = real_chosen_TE[:, site.num_experts :]
             chosen_TE = real_chosen_TE[:, : site.num_experts]
             kept_TE = self._decide(scores_TE.detach()[:, : site.num_experts], chosen_TE, free_TE, tokens)
-            if kept_TE is chosen_TE or torch.equal(kept_TE, chosen_TE):
+            if not is_parallel and (kept_TE is chosen_TE or torch.equal(kept_TE, chosen_TE)):
                 return None
             kept_TE = torch.cat([kept_TE, free_TE], dim=1)
         return kept_pairs(kept_TE, real_chosen_TE, weight_TE, scores_TE, self.rule)
@@ -62,10 +95,11 @@ class MoELayer:
     def _decide(self, scores_TE: Tensor, chosen_TE: Tensor, free_TE: Tensor, tokens: Tokens) -> Tensor:
         """Return [T, E]: the pairs of real tokens that run; record and show them."""
         session, site = self.session, self.site
-        applied = session.applies(tokens, site.num_experts, site.top_k)
+        acted_TE = self._acted(scores_TE, chosen_TE, tokens)
+        applied = acted_TE is not None
         kept_TE = chosen_TE
-        if applied:
-            kept_TE = session.policy.keep(scores_TE, chosen_TE, session.context(self.index, tokens))
+        if acted_TE is not None:
+            kept_TE = acted_TE
             if site.kind == "zaya":  # a token that skips the experts is given none
                 kept_TE = kept_TE & chosen_TE.any(1, keepdim=True)
         session.recorder.layer(self.index, chosen_TE.device).add(
@@ -90,6 +124,26 @@ class MoELayer:
             for observer in tuple(session.observers):
                 observer(step)
         return kept_TE
+
+    def _acted(self, scores_TE: Tensor, chosen_TE: Tensor, tokens: Tokens) -> Tensor | None:
+        """Return [T, E]: what the policy keeps; None if it lets the call pass."""
+        session, site = self.session, self.site
+
+        def applies(decode: bool, num_tokens: int) -> bool:
+            return session.applies(decode, num_tokens, site.num_experts, site.top_k)
+
+        if session.parallel is None:
+            if not applies(tokens.decode, tokens.num_real):
+                return None
+            return session.policy.keep(scores_TE, chosen_TE, session.context(self.index, tokens))
+        return session.parallel.keep(
+            session.policy,
+            scores_TE,
+            chosen_TE,
+            session.context(self.index, tokens),
+            decode=tokens.decode,
+            applies=applies,
+        )
 
     def _scores(self, logits_TE: Tensor, weight_TE: Tensor) -> Tensor:
         """Return the scores of all experts in float32: the router's weights where no rule is known."""

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from evenmoe.loads import ExpertLoads, LoadCounts, StepPeaks
 from evenmoe.models.sites import Site
+from evenmoe.placement import Placement
 
 _PEAKS = ("expert_before_L", "expert_after_L", "device_before_L", "device_after_L")
 
@@ -23,7 +24,7 @@ class LayerCounts:
     """Running counts of one layer, by group."""
 
     def __init__(
-        self, num_experts: int, device_of_expert_E: Tensor, num_devices: int, device: torch.device
+        self, num_experts: int, copies_DE: Tensor, device: torch.device, *, keeps_steps: bool
     ) -> None:
         with torch.inference_mode(False):
             self.before_GE = torch.zeros(1, num_experts, dtype=torch.long, device=device)
@@ -33,9 +34,11 @@ class LayerCounts:
             self.mass_G2 = torch.zeros(1, 2, dtype=torch.float64, device=device)
             """Gate mass before and kept."""
             self.peaks = torch.zeros(len(_PEAKS), dtype=torch.float64, device=device)
-            self._device_of_expert_E = device_of_expert_E.to(device)
+            share_DE = copies_DE.double() / copies_DE.sum(0)
+            self._share_ED = share_DE.T.to(device)
         self.steps = 0
-        self._num_devices = num_devices
+        self.step_loads: list[Tensor] | None = [] if keeps_steps else None
+        """The loads [2, E] of each step, before and after, where they are kept."""
 
     def add(
         self,
@@ -68,11 +71,14 @@ class LayerCounts:
         self.after_GE += step_after_GE
         self.tokens_G3 += _by_group(tokens_T3, group_T, num_groups)
         self.mass_G2 += _by_group(torch.stack([before_T, kept_T], dim=1), group_T, num_groups)
-        self._add_peaks(torch.stack([step_before_GE.sum(0), step_after_GE.sum(0)]))
+        load_2E = torch.stack([step_before_GE.sum(0), step_after_GE.sum(0)])
+        self._add_peaks(load_2E)
+        if self.step_loads is not None:
+            self.step_loads.append(load_2E)
         self.steps += 1
 
     def _add_peaks(self, load_2E: Tensor) -> None:
-        load_2D = load_2E.new_zeros(2, self._num_devices).index_add_(1, self._device_of_expert_E, load_2E)
+        load_2D = load_2E.double() @ self._share_ED  # a copy takes an even share
         self.peaks += torch.cat([load_2E.amax(1), load_2D.amax(1)])
 
     def _grow(self, num_groups: int) -> None:
@@ -100,12 +106,10 @@ def _by_group(values: Tensor, group_T: Tensor | None, num_groups: int) -> Tensor
 class LoadRecorder:
     """The counts of every layer of one model."""
 
-    def __init__(
-        self, sites: Sequence[Site], num_devices: int, device_of_expert_LE: Sequence[Tensor]
-    ) -> None:
+    def __init__(self, sites: Sequence[Site], placement: Placement, *, keeps_steps: bool = False) -> None:
         self._sites = tuple(sites)
-        self._num_devices = num_devices
-        self._device_of_expert_LE = tuple(device_of_expert_LE)
+        self.placement = placement
+        self._keeps_steps = keeps_steps
         self.reset()
 
     def reset(self) -> None:
@@ -126,10 +130,20 @@ class LoadRecorder:
         counts = self._layers[index]
         if counts is None:
             counts = LayerCounts(
-                self._sites[index].num_experts, self._device_of_expert_LE[index], self._num_devices, device
+                self._sites[index].num_experts,
+                torch.from_numpy(self.placement.holds(index)),
+                device,
+                keeps_steps=self._keeps_steps,
             )
             self._layers[index] = counts
         return counts
+
+    def step_loads(self, index: int) -> Tensor:
+        """Return [S, 2, E]: a layer's loads of each step, before and after the policy; only where steps are kept."""
+        counts = self._layers[index]
+        if counts is None or not counts.step_loads:
+            return torch.zeros(0, 2, self._sites[index].num_experts, dtype=torch.long)
+        return torch.stack(counts.step_loads).cpu()
 
     def loads(self, source: str) -> ExpertLoads:
         """Return a snapshot of everything counted so far."""
@@ -171,7 +185,7 @@ class LoadRecorder:
         ]
         steps_L = np.array([0 if layer is None else layer.steps for layer in self._layers], dtype=np.int64)
         columns = dict(zip(_PEAKS, np.array(peaks_L, dtype=np.float64).T.copy(), strict=True))
-        return StepPeaks(num_devices=self._num_devices, steps_L=steps_L, **columns)
+        return StepPeaks(num_devices=self.placement.num_devices, steps_L=steps_L, **columns)
 
 
 def _sum(values: Tensor, groups: range) -> NDArray[Any]:

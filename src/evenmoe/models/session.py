@@ -10,9 +10,12 @@ from torch import Tensor, nn
 
 from evenmoe.errors import ConfigError, ShapeError
 from evenmoe.models.batch import Batch, rows_to_devices
+from evenmoe.models.delivery import Parallel
 from evenmoe.models.recording import LoadRecorder
 from evenmoe.models.settings import AttachSettings
+from evenmoe.models.stopwatch import NO_STOPWATCH, Stopwatch
 from evenmoe.models.tokens import Tokens, tokens_of, unknown_tokens
+from evenmoe.placement import Placement
 from evenmoe.routing import RoutingContext
 from evenmoe.routing.policy import Policy
 
@@ -49,10 +52,13 @@ class Session:
         policy: Policy,
         settings: AttachSettings,
         recorder: LoadRecorder,
-        device_of_expert_LE: Sequence[Tensor],
+        parallel: Parallel | None = None,
     ) -> None:
-        self.policy, self.settings, self.recorder = policy, settings, recorder
-        self.device_of_expert_LE = tuple(device_of_expert_LE)
+        self.policy, self.settings, self.recorder, self.parallel = policy, settings, recorder, parallel
+        self.stopwatch: Stopwatch = NO_STOPWATCH
+        self._experts_L = [
+            _expert_map(recorder.placement, layer) for layer in range(recorder.placement.num_layers)
+        ]
         self.observers: list[Callable[[LayerStep], None]] = []
         self.tags: tuple[str, ...] | None = None
         self.rows: tuple[int, ...] | None = None
@@ -112,7 +118,7 @@ class Session:
                     f"devices are assigned to {len(self.rows)} rows, the batch has {batch.num_rows}"
                 )
             return torch.tensor(self.rows)
-        if self.settings.num_devices == 1:
+        if self.settings.num_devices == 1 or self.own_device is not None:
             return None
         occupied_B = None if batch.occupied_B is None else batch.occupied_B.cpu()
         return rows_to_devices(batch.num_rows, occupied_B, self.settings.num_devices)
@@ -124,18 +130,28 @@ class Session:
             raise ShapeError(f"{len(self.tags)} tags for a batch of {batch.num_rows} rows")
         return torch.tensor([self.recorder.group_of(tag) for tag in self.tags])
 
-    def applies(self, tokens: Tokens, num_experts: int, top_k: int) -> bool:
-        """Return whether the policy acts on this call: its phase is selected and it has enough real tokens."""
-        phase = "decode" if tokens.decode else "prefill"
+    @property
+    def own_device(self) -> int | None:
+        """The device that all tokens of this process are on; None where its rows are shared out over the devices."""
+        return self.parallel.rank if self.parallel is not None and self.parallel.form == "data" else None
+
+    def applies(self, decode: bool, num_tokens: int, num_experts: int, top_k: int) -> bool:
+        """Return whether the policy acts on a call: its phase is selected and it has enough real tokens."""
+        phase = "decode" if decode else "prefill"
         least = self.settings.min_tokens or -(-num_experts // top_k)
-        return self.settings.phases in ("both", phase) and tokens.num_real >= least
+        return self.settings.phases in ("both", phase) and num_tokens >= least
 
     def context(self, layer: int, tokens: Tokens) -> RoutingContext:
         """Return the policy's context for one layer's call. Each forward and layer has its own seed."""
+        device_T = tokens.device_T
+        if self.own_device is not None:
+            device_T = torch.full((tokens.num_tokens,), self.own_device)
+        device_of_expert_E, holds_DE = self._experts_L[layer]
         return RoutingContext(
             num_devices=self.settings.num_devices,
-            device_of_token_T=tokens.device_T,
-            device_of_expert_E=self.device_of_expert_LE[layer],
+            device_of_token_T=device_T,
+            device_of_expert_E=device_of_expert_E,
+            holds_DE=holds_DE,
             real_T=tokens.real_T,
             request_of_token_T=tokens.row_T,
             image_T=tokens.image_T,
@@ -143,10 +159,22 @@ class Session:
         )
 
     def check_rows(self, rows: Sequence[int]) -> tuple[int, ...]:
-        """Return row devices as a tuple; raises ConfigError for one out of range."""
+        """Return row devices as a tuple; raises ConfigError for one out of range, or where they cannot be chosen."""
+        if self.own_device is not None:
+            raise ConfigError(
+                "rows", list(rows), f"none: every row of this process is on device {self.own_device}"
+            )
         for device in rows:
             if not isinstance(device, int) or not 0 <= device < self.settings.num_devices:
                 raise ConfigError(
                     "rows", device, f"a device from 0 to num_devices - 1 = {self.settings.num_devices - 1}"
                 )
         return tuple(rows)
+
+
+def _expert_map(placement: Placement, layer: int) -> tuple[Tensor | None, Tensor | None]:
+    """Return what a RoutingContext takes of one layer: device_of_expert_E, or holds_DE where experts have copies."""
+    holds_DE = torch.from_numpy(placement.holds(layer))
+    if placement.num_copies(layer) > placement.num_experts(layer):
+        return None, holds_DE
+    return torch.from_numpy(placement.device_of_expert(layer)), None

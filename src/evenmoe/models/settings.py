@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal, get_args
+from dataclasses import dataclass, fields
+from typing import Any, Literal, get_args
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from evenmoe.errors import ConfigError, ShapeError, check_choice
+from evenmoe.errors import ConfigError, check_choice
+from evenmoe.placement import Placement
 from evenmoe.routing.context import contiguous_split
 
 Phases = Literal["both", "prefill", "decode"]
-Placement = Sequence[int] | Sequence[Sequence[int]] | NDArray[np.integer] | Tensor
+PlacementRows = Sequence[int] | Sequence[Sequence[int | Sequence[int]]] | NDArray[np.integer] | Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
 class AttachSettings:
-    """The resolved options of `attach`; see there. `placement` is [L][E], or None for contiguous shares."""
+    """The resolved options of `attach`; see there. `placement` None stands for contiguous shares."""
 
     num_devices: int = 1
-    placement: tuple[tuple[int, ...], ...] | None = None
+    placement: Placement | None = None
     min_tokens: int | None = None
     phases: Phases = "both"
     seed: int = 0
@@ -38,50 +38,40 @@ class AttachSettings:
         if self.pad_token_id is not None:
             _check_integer("pad_token_id", self.pad_token_id, least=None)
 
-    def device_of_expert(self, num_experts_L: Sequence[int]) -> list[Tensor]:
-        """Return, per layer, [E]: the device of each expert. Raises ConfigError if devices outnumber experts."""
+    def describe(self) -> dict[str, Any]:
+        """Return the options as data."""
+        shown = {field.name: getattr(self, field.name) for field in fields(self)}
         if self.placement is not None:
-            return [torch.tensor(row) for row in self.placement]
-        if self.num_devices > min(num_experts_L):
-            raise ConfigError(
-                "num_devices",
-                self.num_devices,
-                f"at most the {min(num_experts_L)} experts, unless placement is given",
-            )
-        return [contiguous_split(num_experts, self.num_devices) for num_experts in num_experts_L]
+            shown["placement"] = self.placement.rows
+        return shown
 
 
 def resolve_placement(
-    placement: Placement | None, num_experts_L: Sequence[int], num_devices: int
-) -> tuple[tuple[int, ...], ...] | None:
-    """Return a placement, given for all layers at once or for each, as one row of devices per layer.
+    placement: Placement | PlacementRows | None, num_experts_L: Sequence[int], num_devices: int
+) -> Placement:
+    """Return a placement with one row per MoE layer; None cuts each layer's experts into contiguous shares.
 
-    Raises ShapeError if it does not fit the layers, ConfigError if it names a device out of range.
+    Raises ShapeError if it does not fit the layers; ConfigError if it names a device out of range, was made for
+    another number of devices, or is None with more devices than experts.
     """
     if placement is None:
-        return None
-    try:
-        rows = np.asarray(placement.cpu() if isinstance(placement, Tensor) else placement)
-    except ValueError as error:  # rows of different lengths
-        raise ShapeError(
-            "placement must be [experts] or [layers][experts], all layers of one length"
-        ) from error
-    if rows.ndim == 1:
-        rows = np.tile(rows, (len(num_experts_L), 1))
-    if rows.ndim != 2 or rows.shape[0] != len(num_experts_L):
-        raise ShapeError(
-            f"placement has shape {rows.shape}; the model has {len(num_experts_L)} MoE layers of "
-            f"{max(num_experts_L)} experts"
+        if num_devices > min(num_experts_L):
+            raise ConfigError(
+                "num_devices",
+                num_devices,
+                f"at most the {min(num_experts_L)} experts, unless placement is given",
+            )
+        rows = [contiguous_split(num_experts, num_devices).tolist() for num_experts in num_experts_L]
+        return Placement.of(rows, num_devices, method="contiguous")
+    if isinstance(placement, Tensor):
+        placement = placement.cpu().numpy()
+    if not isinstance(placement, Placement):
+        placement = Placement.of(placement, num_devices)
+    if placement.num_devices != num_devices:
+        raise ConfigError(
+            "placement", f"for {placement.num_devices} devices", f"one for num_devices = {num_devices}"
         )
-    if not np.issubdtype(rows.dtype, np.integer):
-        raise ConfigError("placement", str(rows.dtype), "integers, the device of each expert")
-    for layer, num_experts in enumerate(num_experts_L):
-        if rows.shape[1] != num_experts:
-            raise ShapeError(f"placement has {rows.shape[1]} experts, MoE layer {layer} has {num_experts}")
-    if rows.min() < 0 or rows.max() >= num_devices:
-        wrong = rows.min() if rows.min() < 0 else rows.max()
-        raise ConfigError("placement", int(wrong), f"a device from 0 to num_devices - 1 = {num_devices - 1}")
-    return tuple(tuple(int(device) for device in row) for row in rows)
+    return placement.for_layers(num_experts_L)
 
 
 def _check_integer(field: str, value: object, least: int | None) -> None:

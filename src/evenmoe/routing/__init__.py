@@ -7,6 +7,7 @@ from evenmoe.routing.expanded_drop import ExpandedDrop
 from evenmoe.routing.expert_drop import ExpertDrop
 from evenmoe.routing.fill import Fill
 from evenmoe.routing.groups import Isolation, Level, Scope
+from evenmoe.routing.locations import device_of_pair
 from evenmoe.routing.policy import Policy
 from evenmoe.routing.priority import Keep, Modality
 from evenmoe.routing.registry import POLICIES, make_policy, option_names
@@ -30,6 +31,7 @@ __all__ = [
     "TokenDrop",
     "capacity",
     "contiguous_split",
+    "device_of_pair",
     "make_policy",
     "option_names",
 ]

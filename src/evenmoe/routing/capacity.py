@@ -53,27 +53,27 @@ def check_gamma(gamma: object) -> float:
 
 
 def limits(
-    gamma: float, pairs_G: Tensor, tokens_G: Tensor, experts_B: Tensor, num_experts: int, num_tokens: int
+    gamma: float, pairs_G: Tensor, tokens_G: Tensor, copies_B: Tensor, num_copies: int, num_tokens: int
 ) -> Tensor:
     """Return [G, B]: the pairs that each bin (B: experts, or devices) takes from each group of tokens (G).
 
-    `pairs_G` are the top-k pairs of each group, T*K when every token has K; `tokens_G` its tokens; `experts_B` the
-    experts behind each bin (1 for an expert); `num_tokens` the tokens of all groups. At least 1, at most
-    experts * tokens.
+    `pairs_G` are the top-k pairs of each group, T*K when every token has K; `tokens_G` its tokens; `copies_B` the
+    copies of experts behind each bin (1 for an expert without redundant copies); `num_copies` those of all experts,
+    E where none has a second one; `num_tokens` the tokens of all groups. At least 1, at most copies * tokens.
     """
-    most_GB = tokens_G[:, None] * experts_B
+    most_GB = tokens_G[:, None] * copies_B
     if math.isinf(gamma):
         return most_GB
     exact = _exact(gamma)
-    share_GB = pairs_G[:, None] * experts_B
+    share_GB = pairs_G[:, None] * copies_B
     # A bound that is known without reading a tensor's values, which would stall an accelerator.
-    most_shared = num_tokens * num_experts * num_experts
-    if exact.numerator * most_shared < _INT64_ROOM and exact.denominator * num_experts < _INT64_ROOM:
-        per = exact.denominator * num_experts
+    most_shared = num_tokens * num_copies * num_copies
+    if exact.numerator * most_shared < _INT64_ROOM and exact.denominator * num_copies < _INT64_ROOM:
+        per = exact.denominator * num_copies
         limit_GB = (share_GB * exact.numerator + (per - 1)).div(per, rounding_mode="floor")
     else:
         exact_limits = [
-            [min(math.ceil(exact * share / num_experts), most) for share, most in zip(*rows, strict=True)]
+            [min(math.ceil(exact * share / num_copies), most) for share, most in zip(*rows, strict=True)]
             for rows in zip(share_GB.tolist(), most_GB.tolist(), strict=True)
         ]
         limit_GB = torch.tensor(exact_limits, device=pairs_G.device, dtype=torch.long).view_as(most_GB)

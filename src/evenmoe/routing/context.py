@@ -20,6 +20,7 @@ class RoutingContext:
     num_devices: expert-parallel devices, real or virtual.
     device_of_token_T: the device that each token is on; None cuts the real tokens into contiguous shares.
     device_of_expert_E: the device that holds each expert; None cuts the experts into contiguous shares.
+    holds_DE: instead of device_of_expert_E where experts have copies: True where a device holds one.
     real_T: False marks padding, which is not routed, not counted and does not compete; None: all are real.
     request_of_token_T: the request each token belongs to (any integers); needed by isolation.
     image_T: True marks image tokens; needed by modality.
@@ -32,6 +33,7 @@ class RoutingContext:
     num_devices: int = 1
     device_of_token_T: Tensor | None = None
     device_of_expert_E: Tensor | None = None
+    holds_DE: Tensor | None = None
     real_T: Tensor | None = None
     request_of_token_T: Tensor | None = None
     image_T: Tensor | None = None
@@ -45,18 +47,40 @@ class RoutingContext:
         for field in ("real_T", "image_T"):
             _check_vector(field, getattr(self, field), (torch.bool,), "bool")
         _check_devices("device_of_expert_E", self.device_of_expert_E, self.num_devices)
+        self._check_holders()
         # A padding token's device is never looked at, so it may be anything.
         devices_T, real_T = self.device_of_token_T, self.real_T
         if devices_T is not None and real_T is not None and devices_T.shape == real_T.shape:
             devices_T = devices_T[real_T]
         _check_devices("device_of_token_T", devices_T, self.num_devices)
 
+    def _check_holders(self) -> None:
+        if self.holds_DE is None:
+            return
+        if self.device_of_expert_E is not None:
+            raise ConfigError("holds_DE", "a tensor", "None where device_of_expert_E is given")
+        if not isinstance(self.holds_DE, Tensor) or self.holds_DE.dtype != torch.bool:
+            raise ConfigError(
+                "holds_DE", getattr(self.holds_DE, "dtype", self.holds_DE), "a bool tensor, or None"
+            )
+        if self.holds_DE.dim() != 2 or self.holds_DE.shape[0] != self.num_devices:
+            raise ShapeError(
+                f"holds_DE must be [{self.num_devices} devices, experts], got shape {tuple(self.holds_DE.shape)}"
+            )
+        if not bool(self.holds_DE.any(0).all()):
+            expert = int(self.holds_DE.any(0).logical_not().nonzero()[0])
+            raise ConfigError(
+                "holds_DE", f"no device for expert {expert}", "at least one device for every expert"
+            )
+
     def check_shapes(self, num_tokens: int, num_experts: int) -> None:
         """Raise ShapeError unless every map fits scores of [num_tokens, num_experts]."""
         for field in ("device_of_token_T", "real_T", "request_of_token_T", "image_T"):
             _check_length(field, getattr(self, field), num_tokens, "tokens")
         _check_length("device_of_expert_E", self.device_of_expert_E, num_experts, "experts")
-        if self.device_of_expert_E is None and self.num_devices > num_experts:
+        if self.holds_DE is not None and self.holds_DE.shape[1] != num_experts:
+            raise ShapeError(f"holds_DE has {self.holds_DE.shape[1]} experts, the scores have {num_experts}")
+        if self.device_of_expert_E is None and self.holds_DE is None and self.num_devices > num_experts:
             raise ConfigError(
                 "num_devices",
                 self.num_devices,

@@ -11,7 +11,7 @@ from torch import Tensor
 from evenmoe.errors import ConfigError
 from evenmoe.routing.capacity_policy import CapacityPolicy
 from evenmoe.routing.context import RoutingContext
-from evenmoe.routing.local import experts_by_token
+from evenmoe.routing.locations import experts_by_token
 from evenmoe.routing.pairs import count_chosen, list_pairs
 from evenmoe.routing.priority import make_priority
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from evenmoe.routing.capacity_policy import CapacityPolicy
 from evenmoe.routing.context import RoutingContext
 from evenmoe.routing.groups import Bins
-from evenmoe.routing.local import experts_by_token
+from evenmoe.routing.locations import experts_by_token
 from evenmoe.routing.matching import matched
 from evenmoe.routing.pairs import Pairs, count_chosen, list_pairs
 from evenmoe.routing.priority import make_priority
@@ -76,7 +76,7 @@ class _Room:
         bins = self.bins
         room_X = bins.limit_X - torch.bincount(kept_bin_P, minlength=bins.limit_X.shape[0])
         deficit_T = self.chosen_T - count_chosen(kept_TE)
-        open_TE = bins.by_expert(room_X > 0).index_select(0, bins.groups.group_T)
+        open_TE = bins.by_pair(room_X > 0)
         pairs = list_pairs((self._local_to(deficit_T > 0) & open_TE) > self.chosen_TE)
         return self._give(kept_TE, pairs, bins.of(pairs), room_X, deficit_T)
 

@@ -7,14 +7,15 @@ of all groups, and Y those of all source devices, between which requests lend.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from evenmoe.errors import ConfigError
 from evenmoe.routing.capacity import limits
-from evenmoe.routing.context import RoutingContext, contiguous_split
+from evenmoe.routing.context import RoutingContext
+from evenmoe.routing.locations import copies_of_expert, device_of_pairs, device_of_token, number_within
 from evenmoe.routing.pairs import Pairs
 
 Scope = Literal["local", "global"]
@@ -29,7 +30,13 @@ class Groups:
     group_T: Tensor
     source_G: Tensor
     num_sources: int
-    position_T: Tensor  # the token's number within its isolation unit: the batch, or its request
+    unit_T: Tensor  # what tokens are numbered within: the source, or the request
+    num_units: int
+
+    @cached_property
+    def position_T(self) -> Tensor:
+        """[T]: the number of each token within its source device, or its request, from 0."""
+        return number_within(self.unit_T, self.num_units)
 
 
 @dataclass(frozen=True)
@@ -39,6 +46,7 @@ class Bins:
     groups: Groups
     bin_E: Tensor | None  # the bin of each expert; None: every expert is its own
     limit_X: Tensor
+    bin_TE: Tensor | None = None  # instead of bin_E where an expert's bin is that of the copy a token gets
 
     @property
     def num_bins(self) -> int:
@@ -47,6 +55,8 @@ class Bins:
     def of(self, pairs: Pairs) -> Tensor:
         """Return [P]: the bin (X) of each pair."""
         group_T = self.groups.group_T
+        if self.bin_TE is not None:
+            return pairs.values(self.bin_TE) + (group_T * self.num_bins).index_select(0, pairs.token_P)
         if self.bin_E is None:
             # From token * E + expert to group * E + expert.
             moved_T = (group_T - torch.arange(group_T.shape[0], device=group_T.device)) * pairs.num_experts
@@ -54,10 +64,14 @@ class Bins:
         bin_P = self.bin_E.index_select(0, pairs.expert_P)
         return bin_P + (group_T * self.num_bins).index_select(0, pairs.token_P)
 
-    def by_expert(self, value_X: Tensor) -> Tensor:
-        """Return [G, E]: the value of the bin of each expert in each group."""
+    def by_pair(self, value_X: Tensor) -> Tensor:
+        """Return [T, E]: the value of the bin of every pair."""
+        group_T = self.groups.group_T
+        if self.bin_TE is not None:
+            return value_X[self.bin_TE + (group_T * self.num_bins)[:, None]]
         value_GB = value_X.view(-1, self.num_bins)
-        return value_GB if self.bin_E is None else value_GB.index_select(1, self.bin_E)
+        value_GE = value_GB if self.bin_E is None else value_GB.index_select(1, self.bin_E)
+        return value_GE.index_select(0, group_T)
 
     def lending(self) -> Tensor:
         """Return [X]: the lending bin (Y) of each bin, which is the same bin of all groups of a source device."""
@@ -71,47 +85,20 @@ class Bins:
         return left_Y.index_add_(0, self.lending(), left_X)
 
 
-def device_of_token(ctx: RoutingContext, num_tokens: int, device: torch.device) -> Tensor:
-    """Return [T]: the device of each token. Raises ConfigError if the tokens are too few to be shared out."""
-    if ctx.device_of_token_T is not None:
-        return ctx.device_of_token_T.to(device, torch.long)
-    if ctx.num_devices > num_tokens:
-        raise ConfigError(
-            "num_devices",
-            ctx.num_devices,
-            f"at most the {num_tokens} real tokens, unless device_of_token_T is given",
-        )
-    return contiguous_split(num_tokens, ctx.num_devices).to(device)
-
-
-def device_of_expert(ctx: RoutingContext, num_experts: int, device: torch.device) -> Tensor:
-    """Return [E]: the device of each expert."""
-    if ctx.device_of_expert_E is not None:
-        return ctx.device_of_expert_E.to(device, torch.long)
-    return contiguous_split(num_experts, ctx.num_devices).to(device)
-
-
 def make_groups(
     ctx: RoutingContext, scope: Scope, isolation: Isolation, num_tokens: int, device: torch.device
 ) -> Groups:
     """Return the groups of a batch: source device (scope="local") x request (isolation other than "batch")."""
-    index_T = torch.arange(num_tokens, device=device)
     if scope == "local":
         source_T, num_sources = device_of_token(ctx, num_tokens, device), ctx.num_devices
     else:
-        source_T, num_sources = torch.zeros_like(index_T), 1
+        source_T, num_sources = torch.zeros(num_tokens, dtype=torch.long, device=device), 1
     if isolation == "batch":
-        return Groups(source_T, torch.arange(num_sources, device=device), num_sources, index_T)
+        return Groups(source_T, torch.arange(num_sources, device=device), num_sources, source_T, num_sources)
     assert ctx.request_of_token_T is not None
-    _, request_T, tokens_R = torch.unique(
-        ctx.request_of_token_T.to(device, torch.long), return_inverse=True, return_counts=True
-    )
+    requests, request_T = torch.unique(ctx.request_of_token_T.to(device, torch.long), return_inverse=True)
     groups, group_T = torch.unique(request_T * num_sources + source_T, return_inverse=True)
-    by_request = request_T.argsort(stable=True)
-    start_R = tokens_R.cumsum(0) - tokens_R
-    position_T = torch.empty_like(index_T)
-    position_T[by_request] = index_T - start_R[request_T[by_request]]
-    return Groups(group_T, groups % num_sources, num_sources, position_T)
+    return Groups(group_T, groups % num_sources, num_sources, request_T, requests.shape[0])
 
 
 def make_bins(
@@ -124,12 +111,19 @@ def make_bins(
 ) -> Bins:
     """Return the bins of every group and their limits, given how many experts the model chose for each token."""
     device, num_groups = groups.group_T.device, groups.source_G.shape[0]
+    num_tokens = groups.group_T.shape[0]
+    copies_DE = copies_of_expert(ctx, num_experts, device)
+    bin_E = bin_TE = None
     if level == "expert":
-        bin_E, experts_B = None, torch.ones(num_experts, dtype=torch.long, device=device)
+        copies_B = copies_DE.sum(0)
     else:
-        bin_E = device_of_expert(ctx, num_experts, device)
-        experts_B = torch.bincount(bin_E, minlength=ctx.num_devices)
+        copies_B = copies_DE.sum(1)
+        if ctx.holds_DE is None:
+            bin_E = copies_DE.long().argmax(0)
+        else:
+            bin_TE = device_of_pairs(ctx, num_tokens, num_experts, device)
     tokens_G = torch.bincount(groups.group_T, minlength=num_groups)
     pairs_G = torch.zeros_like(tokens_G).index_add_(0, groups.group_T, chosen_T)
-    limit_GB = limits(gamma, pairs_G, tokens_G, experts_B, num_experts, groups.group_T.shape[0])
-    return Bins(groups, bin_E, limit_GB.view(-1))
+    num_copies = num_experts if ctx.holds_DE is None else int(copies_DE.sum())
+    limit_GB = limits(gamma, pairs_G, tokens_G, copies_B, num_copies, num_tokens)
+    return Bins(groups, bin_E, limit_GB.view(-1), bin_TE)

@@ -44,8 +44,8 @@ def make_priority(
 ) -> Priority:
     """Return the priority of each pair.
 
-    `position_T` numbers the tokens of each isolation unit (the batch, or each request) from 0; only
-    keep="random" draws by it.
+    `position_T` numbers the tokens of each source device, or of each request, from 0, so that a device that knows
+    its own tokens alone draws the same; only keep="random" draws by it.
     """
     if pairs.flat_P.shape[0] == 0:
         return Priority(pairs.flat_P, 1)
