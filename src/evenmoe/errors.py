@@ -16,6 +16,9 @@ class ConfigError(EvenMoEError, ValueError):
         self.field, self.value, self.allowed = field, value, allowed
         super().__init__(f"{field} = {value!r} is not allowed: {allowed}")
 
+    def __reduce__(self) -> tuple[type[ConfigError], tuple[str, object, str]]:
+        return type(self), (self.field, self.value, self.allowed)
+
 
 class ShapeError(EvenMoEError, ValueError):
     """Tensors that belong together have shapes that disagree."""
@@ -31,6 +34,18 @@ class AttachError(EvenMoEError, RuntimeError):
 
 class FileFormatError(EvenMoEError, ValueError):
     """A file is not what its name or its header says."""
+
+
+class RankError(EvenMoEError, RuntimeError):
+    """A rank died, hangs, failed or left, so the others had to stop. `rank` is None where it cannot be told which."""
+
+    def __init__(self, rank: int | None, reason: str) -> None:
+        self.rank, self.reason = rank, reason
+        super().__init__(reason if rank is None else f"rank {rank} {reason}")
+
+    def __reduce__(self) -> tuple[type[RankError], tuple[int | None, str]]:
+        """Pickle by the constructor's arguments, not by the message."""
+        return type(self), (self.rank, self.reason)
 
 
 def check_choice(field: str, value: object, allowed: Iterable[str]) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import math
-import struct
 from fractions import Fraction
 
 from evenmoe.routing import RoutingContext
@@ -135,7 +134,9 @@ class Competition:
             unit = [t for t in unit if self.batch.sources[t] == self.batch.sources[token]]
         elif self.policy.isolation != "batch":
             unit = [t for t in unit if self.batch.requests[t] == self.batch.requests[token]]
-        return drawn(self.batch.seed, unit.index(token), self.batch.scores[token][expert])
+        scores = self.batch.scores[token]
+        place = sorted(self.batch.top_k(token), key=lambda e: (-scores[e], e)).index(expert)
+        return drawn(self.batch.seed, unit.index(token), place)
 
     def best(self, candidates: list[Pair], keep: str) -> set[Pair]:
         """Each bin keeps its best candidates; isolation="request" then lends what is unused."""
@@ -164,8 +165,8 @@ class Competition:
         return room
 
 
-def drawn(seed: int, position: int, score: float) -> int:
-    """keep="random": a 32-bit hash of the seed, the token's position in its unit, and the score's float32 bits."""
+def drawn(seed: int, position: int, place: int) -> int:
+    """keep="random": a 32-bit hash of the seed, the token's position in its unit, and the pair's place in its token."""
 
     def mixed(value: int) -> int:
         value &= 0xFFFFFFFF
@@ -176,9 +177,7 @@ def drawn(seed: int, position: int, score: float) -> int:
     wide = seed % 2**64
     wide = ((wide ^ (wide >> 32)) * 0xD6E8FEB86659FD93) % 2**64
     mixed_seed = (wide ^ (wide >> 32)) & 0xFFFFFFFF
-    bits = struct.unpack("<i", struct.pack("<f", score + 0.0))[0]
-    bits = bits if bits >= 0 else bits ^ 0x7FFFFFFF
-    return mixed(mixed(position + mixed_seed) ^ (bits + 2**31))
+    return mixed(mixed(position + mixed_seed) ^ place)
 
 
 def baseline(policy, scores, chosen, ctx) -> set[Pair]:

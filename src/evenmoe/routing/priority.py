@@ -57,7 +57,8 @@ def make_priority(
         priority = Priority(scores_TE.shape[0] - 1 - pairs.token_P, scores_TE.shape[0].bit_length())
     else:
         position_P = position_T.index_select(0, pairs.token_P)
-        priority = Priority(_drawn(ctx.seed, pairs.values(scores_TE), position_P), 32)
+        place_P = _place_within_token(pairs.token_P, pairs.values(scores_TE))
+        priority = Priority(_drawn(ctx.seed, position_P, place_P), 32)
     if modality == "uniform":
         return priority
     assert ctx.image_T is not None
@@ -89,13 +90,27 @@ def _sortable(scores_P: Tensor) -> tuple[Tensor, int, int]:
     return bits_P, low, high
 
 
-def _drawn(seed: int, scores_P: Tensor, position_P: Tensor) -> Tensor:
-    """Return 32-bit hashes of (seed, position, score): no global state, the same on every device.
+def _drawn(seed: int, position_P: Tensor, place_P: Tensor) -> Tensor:
+    """Return 32-bit hashes of (seed, position, place): no global state, the same on every device."""
+    return _mixed(_mixed(position_P + _mixed_seed(seed)) ^ place_P)
 
-    The score stands for the expert, so that renumbering the experts changes nothing.
+
+def _place_within_token(token_P: Tensor, scores_P: Tensor) -> Tensor:
+    """Return [P]: 0 for the best pair of its token, 1 for the next, and so on; pairs are listed by token.
+
+    It stands for the expert in a draw: renumbering the experts changes nothing, nor does the last bit of a score, which
+    may differ between one process and several.
     """
-    hash_P = _mixed(position_P + _mixed_seed(seed))
-    return _mixed(hash_P ^ (_sortable(scores_P)[0].long() + 2**31))
+    count_T = torch.bincount(token_P)
+    start_T = count_T.cumsum(0) - count_T
+    slot_P = torch.arange(token_P.shape[0], device=token_P.device) - start_T.index_select(0, token_P)
+    most = int(count_T.max())
+    score_TK = scores_P.new_full((count_T.shape[0], most), -torch.inf)
+    score_TK[token_P, slot_P] = scores_P
+    mine_TK1, other_T1K = score_TK[:, :, None], score_TK[:, None, :]
+    earlier_KK = torch.ones(most, most, dtype=torch.bool, device=token_P.device).tril(-1)
+    is_before_TKK = (other_T1K > mine_TK1) | ((other_T1K == mine_TK1) & earlier_KK)
+    return is_before_TKK.sum(2)[token_P, slot_P]
 
 
 def _mixed(value_P: Tensor) -> Tensor:
