@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from evenmoe.cli.options import DevicesOption, JsonOption, MixOption, OutOption, SeedOption
-from evenmoe.cli.running import make_config, run_and_report, texts_for
+from evenmoe.cli.running import DEFAULT_DEVICES, make_config, run_and_report, texts_for
 
 POLICIES = (
     "token_drop",
@@ -28,7 +28,7 @@ NUM_WINDOWS = 64
 
 def demo(
     out: OutOption = Path("out/demo"),
-    devices: DevicesOption = 8,
+    devices: DevicesOption = None,
     mix: MixOption = "mixed",
     seed: SeedOption = 0,
     json: JsonOption = None,
@@ -40,13 +40,16 @@ def demo(
     from evenmoe.evaluation.specs import parse_policies
 
     texts, names = texts_for(None)
+    num_devices = devices or DEFAULT_DEVICES
     config = make_config(
         model="bundled:text",
         policies=parse_policies(POLICIES),
         texts=names,
         num_windows=NUM_WINDOWS,
-        num_devices=devices,
+        num_devices=num_devices,
         mix=mix,
         seed=seed,
     )
-    run_and_report(config, texts, out, json, f"Bundled MoE, {devices} virtual devices, {len(texts)} domains")
+    run_and_report(
+        config, texts, out, json, f"Bundled MoE, {num_devices} virtual devices, {len(texts)} domains"
+    )

@@ -9,7 +9,7 @@ import sys
 import typer
 from rich.logging import RichHandler
 
-from evenmoe.cli import bench, demo, doctor, models, profile, report, sweep
+from evenmoe.cli import bench, break_even, calibrate, demo, doctor, models, place, profile, report, sweep
 from evenmoe.cli.console import stderr
 from evenmoe.errors import EvenMoEError
 from evenmoe.version import __version__
@@ -25,10 +25,13 @@ app = typer.Typer(
 )
 app.command("demo")(demo.demo)
 app.command("profile")(profile.profile)
+app.command("place")(place.place)
 app.command("sweep")(sweep.sweep)
 app.command("report")(report.report)
 app.command("models")(models.models)
 app.add_typer(bench.app, name="bench")
+app.command("calibrate")(calibrate.calibrate)
+app.command("break-even")(break_even.break_even)
 app.command("doctor")(doctor.doctor)
 
 

@@ -23,7 +23,14 @@ TextOption = Annotated[
         "--text", help="A UTF-8 text file, one per domain (repeatable). Default: the text that ships."
     ),
 ]
-DevicesOption = Annotated[int, typer.Option("--devices", help="Virtual expert-parallel devices.", min=1)]
+DevicesOption = Annotated[
+    int | None,
+    typer.Option("--devices", help="Virtual expert-parallel devices. Default: the placement's, or 8.", min=1),
+]
+PlacementOption = Annotated[
+    Path | None,
+    typer.Option("--placement", help="A placement file (evenmoe place). Default: experts in order."),
+]
 WindowsOption = Annotated[
     int | None,
     typer.Option(

@@ -13,20 +13,22 @@ from evenmoe.cli.options import (
     MixOption,
     ModelArgument,
     OutOption,
+    PlacementOption,
     QuantizationOption,
     SeedOption,
     TextOption,
     WindowsOption,
     WindowTokensOption,
 )
-from evenmoe.cli.running import load_model_and_tokenizer, texts_for
+from evenmoe.cli.running import devices_and_placement, load_model_and_tokenizer, texts_for
 
 
 def profile(
     model: ModelArgument,
     text: TextOption = None,
     out: OutOption = Path("out/profile"),
-    devices: DevicesOption = 8,
+    devices: DevicesOption = None,
+    placement: PlacementOption = None,
     windows: WindowsOption = None,
     window_tokens: WindowTokensOption = 256,
     batch_size: BatchSizeOption = None,
@@ -48,6 +50,7 @@ def profile(
     from evenmoe.reporting.tables import loads_table
 
     texts, _ = texts_for(text)
+    num_devices, placed = devices_and_placement(devices, placement)
     loaded, tokenizer = load_model_and_tokenizer(model, dtype, quantization)
     fitting = num_fitting(texts, tokenizer, window_tokens)
     windows, batch_size = plan_batches(fitting, windows, batch_size)
@@ -57,7 +60,7 @@ def profile(
         task = progress.add_task("running", total=len(batches))
         source = f"{model}, {windows} windows of {window_tokens} tokens, batches of {batch_size} ({mix}), seed {seed}"
         loads = profile_model(
-            loaded, batches, devices, source, lambda done: progress.update(task, completed=done)
+            loaded, batches, num_devices, placed, source, lambda done: progress.update(task, completed=done)
         )
     out.mkdir(parents=True, exist_ok=True)
     for path in filter(None, (out / "loads.json", json)):
@@ -66,7 +69,8 @@ def profile(
     report = loads_report(loads, out / "report.html", f"Expert loads of {model}")
     stdout.print(loads_table(loads, stdout.width, f"{model}: busiest expert over the mean"))
     stdout.print(
-        f"Straggler factor on {devices} devices, experts placed in order: {loads.straggler_factor:.2f}. "
+        f"Straggler factor on {num_devices} devices, experts placed "
+        f"{'in order' if placed is None else f'as in {placement}'}: {loads.straggler_factor:.2f}. "
         f"Busiest expert per batch: {loads.peak_to_mean_before:.2f} times the mean.",
         highlight=False,
     )

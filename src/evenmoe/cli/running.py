@@ -16,8 +16,10 @@ from evenmoe.errors import ConfigError
 if TYPE_CHECKING:
     from evenmoe.evaluation.config import SweepConfig
     from evenmoe.evaluation.results import Results
+    from evenmoe.placement import Placement
 
 BUNDLED_PREFIX = "bundled:"
+DEFAULT_DEVICES = 8
 
 
 def make_config(**settings: Any) -> SweepConfig:
@@ -42,6 +44,18 @@ def load_model_and_tokenizer(name: str, dtype: str, quantization: str | None) ->
     with stderr.status(f"Loading {name} ..."):
         # `load` checks both names itself.
         return load(path, dtype=dtype, quantization=cast(Any, quantization)), load_tokenizer(path)
+
+
+def devices_and_placement(devices: int | None, path: Path | None) -> tuple[int, Placement | None]:
+    """The number of devices, and which experts they hold if a file says so. ConfigError where the two disagree."""
+    if path is None:
+        return devices or DEFAULT_DEVICES, None
+    from evenmoe.placement import read_placement
+
+    placement = read_placement(path)
+    if devices not in (None, placement.num_devices):
+        raise ConfigError("devices", devices, f"the {placement.num_devices} of {path}, or left out")
+    return placement.num_devices, placement
 
 
 def texts_for(paths: list[Path] | None) -> tuple[Mapping[str, str], tuple[str, ...]]:

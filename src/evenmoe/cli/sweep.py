@@ -15,13 +15,14 @@ from evenmoe.cli.options import (
     MixOption,
     ModelArgument,
     OutOption,
+    PlacementOption,
     QuantizationOption,
     SeedOption,
     TextOption,
     WindowsOption,
     WindowTokensOption,
 )
-from evenmoe.cli.running import make_config, run_and_report, texts_for
+from evenmoe.cli.running import devices_and_placement, make_config, run_and_report, texts_for
 
 PolicyOption = Annotated[
     list[str],
@@ -36,7 +37,8 @@ def sweep(
     gamma: GammaOption = [2.0, 1.5, 1.0, 0.5],  # noqa: B006
     text: TextOption = None,
     out: OutOption = Path("out/sweep"),
-    devices: DevicesOption = 8,
+    devices: DevicesOption = None,
+    placement: PlacementOption = None,
     scope: Annotated[str, typer.Option(help="local: per source device; global: per batch.")] = "local",
     level: Annotated[str, typer.Option(help="Limit each expert or each device.")] = "expert",
     isolation: Annotated[str, typer.Option(help="batch, request or strict.")] = "batch",
@@ -58,6 +60,7 @@ def sweep(
     from evenmoe.evaluation.specs import parse_policies
 
     texts, names = texts_for(text)
+    num_devices, placed = devices_and_placement(devices, placement)
     config = make_config(
         model=model,
         policies=parse_policies(policy),
@@ -65,7 +68,8 @@ def sweep(
         scope=scope,
         level=level,
         isolation=isolation,
-        num_devices=devices,
+        num_devices=num_devices,
+        placement=None if placed is None else placed.rows,
         texts=names,
         num_windows=windows,
         window_tokens=window_tokens,
@@ -75,4 +79,4 @@ def sweep(
         quantization=quantization,
         seed=seed,
     )
-    run_and_report(config, texts, out, json, f"{model}, {devices} virtual devices")
+    run_and_report(config, texts, out, json, f"{model}, {num_devices} virtual devices")

@@ -25,6 +25,8 @@ class SweepConfig(BaseModel):
     level: Literal["expert", "device"] = "expert"
     isolation: Literal["batch", "request", "strict"] = "batch"
     num_devices: Annotated[int, Field(ge=1)] = 8
+    placement: tuple[tuple[int | tuple[int, ...], ...], ...] | None = None
+    """The device, or devices, of each expert, [L][E]; None: contiguous shares."""
     texts: tuple[str, ...]
     num_windows: Annotated[int, Field(ge=1)] | None = None
     """None: as `plan_batches` says; a result's configuration has the number."""

@@ -11,6 +11,7 @@ from evenmoe.evaluation.quality import Progress, measure_quality
 from evenmoe.evaluation.texts import Window
 from evenmoe.loads import ExpertLoads
 from evenmoe.models.attach import attach
+from evenmoe.placement import Placement
 from evenmoe.routing import Baseline
 
 
@@ -18,10 +19,11 @@ def profile_model(
     model: torch.nn.Module,
     batches: Sequence[Sequence[Window]],
     num_devices: int,
+    placement: Placement | None = None,
     source: str = "",
     progress: Progress | None = None,
 ) -> ExpertLoads:
     """Loads of `model` over `batches`, in total and per domain; `source` is written into the file."""
-    with attach(model, Baseline(), num_devices=num_devices) as attached:
+    with attach(model, Baseline(), num_devices=num_devices, placement=placement) as attached:
         measure_quality(model, batches, attached, progress)
         return dataclasses.replace(attached.loads, source=source)

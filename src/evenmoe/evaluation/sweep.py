@@ -19,6 +19,7 @@ from evenmoe.evaluation.specs import PolicySpec
 from evenmoe.evaluation.texts import Window, cut_windows, num_fitting
 from evenmoe.loads import ExpertLoads, write_loads
 from evenmoe.models.attach import attach
+from evenmoe.placement import Placement
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -126,7 +127,10 @@ def _measure(
     point: Point, config: SweepConfig, model: torch.nn.Module, batches: Sequence[Sequence[Window]]
 ) -> tuple[Quality, ExpertLoads]:
     policy = point.spec.build(point.gamma, config.common_options)
-    with attach(model, policy, num_devices=config.num_devices, seed=config.seed) as attached:
+    placement = None if config.placement is None else Placement.of(config.placement, config.num_devices)
+    with attach(
+        model, policy, num_devices=config.num_devices, placement=placement, seed=config.seed
+    ) as attached:
         quality = measure_quality(model, batches, attached)
         return quality, attached.loads
 
