@@ -1,0 +1,270 @@
+"""`evenmoe bench layer`: one MoE layer of real dimensions, timed phase by phase under every policy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, cast
+
+import typer
+from rich.table import Table
+
+from evenmoe.cli.bench_inputs import (
+    GAMMAS,
+    POLICIES,
+    check_ranks,
+    link_for,
+    placement_for,
+    settings_for,
+    shares_for,
+)
+from evenmoe.cli.console import progress_bar, stderr, stdout
+from evenmoe.cli.options import JsonOption, SeedOption
+from evenmoe.errors import ConfigError, check_choice
+
+if TYPE_CHECKING:
+    from evenmoe.bench.block import Implementation
+    from evenmoe.bench.emulated import Link
+    from evenmoe.bench.job import LayerJob, Mode
+    from evenmoe.bench.results import LayerResults, LayerRow
+    from evenmoe.costs.machine import Machine
+
+_WHAT = {
+    "emulated": "emulated: each device's part is run alone on this machine, exchanges are computed",
+    "ranks": "ranks: real processes on this machine",
+    "predicted": "predicted: nothing is run, the cost model says it",
+}
+_PHASES = ("gate", "policy", "permute", "dispatch", "expert", "combine", "wait", "rest")
+
+
+def layer(
+    shape: Annotated[
+        str, typer.Option(help="olmoe, deepseek-v2-lite, qwen1.5-moe, mixtral, or a model's config.json.")
+    ] = "olmoe",
+    loads: Annotated[
+        Path | None, typer.Option(help="A loads file: routing is drawn so that per-expert counts match it.")
+    ] = None,
+    load_layer: Annotated[
+        str | None, typer.Option("--layer", help="Layer of the loads file. Default: the middle one.")
+    ] = None,
+    tag: Annotated[str | None, typer.Option(help="Domain of the loads file. Default: all together.")] = None,
+    skew: Annotated[
+        float | None,
+        typer.Option(
+            help="Make the busiest expert this many times the mean: of the file's, or of log-normal, loads."
+        ),
+    ] = None,
+    devices: Annotated[
+        int | None, typer.Option(help="Devices. Default: the shape's layout in the paper.", min=1)
+    ] = None,
+    placement: Annotated[
+        Path | None, typer.Option(help="A placement file; its layer of the same name, or its only one.")
+    ] = None,
+    gamma: Annotated[list[float], typer.Option(help="Capacity factor (repeatable).")] = GAMMAS,
+    policy: Annotated[list[str], typer.Option(help="NAME or NAME:option=value,... (repeatable).")] = POLICIES,
+    tokens: Annotated[
+        int, typer.Option(help="Tokens of the batch, over all devices: 512 to 32768.", min=512, max=32768)
+    ] = 2048,
+    mode: Annotated[
+        str | None,
+        typer.Option(help="emulated, ranks or predicted. Default: ranks with --ranks, else emulated."),
+    ] = None,
+    ranks: Annotated[int | None, typer.Option(help="Real processes, one per device.", min=2)] = None,
+    clock: Annotated[
+        str,
+        typer.Option(help="wall, or cpu: CPU time of emulated devices, which a busy machine disturbs less."),
+    ] = "wall",
+    threads: Annotated[int, typer.Option(help="Threads of each device.", min=1)] = 1,
+    repeats: Annotated[
+        int, typer.Option(help="Counted passes of every setting; they take turns.", min=1)
+    ] = 3,
+    dtype: Annotated[str, typer.Option(help="auto (the faster one here), float32 or bfloat16.")] = "auto",
+    experts: Annotated[
+        str, typer.Option(help="transformers' way to run experts: auto, eager or grouped_mm.")
+    ] = "auto",
+    machine: Annotated[
+        str | None,
+        typer.Option(help="A machine file or name: puts what it predicts beside what is measured."),
+    ] = None,
+    link_gb_s: Annotated[
+        float | None,
+        typer.Option(help="Emulated link, 10^9 bytes/s each way. Default: 12.5, or the machine's."),
+    ] = None,
+    link_latency_us: Annotated[
+        float | None, typer.Option(help="Latency of one exchange. Default: 20, or the machine's.")
+    ] = None,
+    seed: SeedOption = 0,
+    json: JsonOption = None,
+    trace: Annotated[
+        Path | None, typer.Option(help="Also write a Chrome trace (chrome://tracing, ui.perfetto.dev).")
+    ] = None,
+) -> None:
+    """Time one MoE layer of real dimensions with random weights, policy by policy and phase by phase.
+
+    Example: evenmoe bench layer --shape olmoe --skew 5.6 --gamma 1.0
+    """
+    chosen_mode = _mode(mode, ranks, devices)
+    if chosen_mode == "predicted" and trace:
+        raise ConfigError("trace", str(trace), "left out in predicted mode: nothing is run")
+
+    import torch
+
+    from evenmoe.bench.block import fastest_implementation, torch_dtype
+    from evenmoe.bench.job import LayerJob
+    from evenmoe.costs import read_machine, read_shape
+
+    check_choice("experts", experts, ("auto", "eager", "grouped_mm"))
+    sizes, known = read_shape(shape), read_machine(machine) if machine else None
+    link = link_for(chosen_mode, known, link_gb_s, link_latency_us)
+    torch.set_num_threads(threads)
+    job = LayerJob(
+        shape=sizes,
+        shares=shares_for(sizes, loads, load_layer, tag, skew, seed),
+        num_tokens=tokens,
+        placement=placement_for(sizes, placement, ranks or devices, load_layer),
+        settings=settings_for(policy, gamma),
+        dtype=torch_dtype(dtype, sizes),
+        implementation=fastest_implementation() if experts == "auto" else cast("Implementation", experts),
+        repeats=repeats,
+        seed=seed,
+    )
+    results = _run(job, chosen_mode, known, link, threads, clock, trace)
+    _print(results, job)
+    if json:
+        _write(results, json)
+
+
+def _mode(mode: str | None, ranks: int | None, devices: int | None) -> Mode:
+    from evenmoe.bench.job import MODES
+
+    chosen = mode or ("emulated" if ranks is None else "ranks")
+    check_choice("mode", chosen, MODES)
+    check_ranks(chosen, ranks, devices)
+    return cast("Mode", chosen)
+
+
+def _run(
+    job: LayerJob,
+    mode: Mode,
+    machine: Machine | None,
+    link: Link,
+    threads: int,
+    clock: str,
+    trace: Path | None,
+) -> LayerResults:
+    from evenmoe.bench.layer import bench_layer
+    from evenmoe.bench.trace import chrome_trace, write_trace
+
+    with progress_bar() as progress:
+        task = progress.add_task("drawing routing, building the layer", total=None)
+
+        def announce(description: str, done: int, total: int) -> None:
+            progress.update(task, completed=done, total=total, description=description)
+
+        try:
+            results, traced = bench_layer(
+                job,
+                mode,
+                link=link,
+                machine=machine,
+                threads=threads,
+                clock=clock,
+                on_progress=announce,
+            )
+        except KeyboardInterrupt:
+            progress.stop()
+            stderr.print("Interrupted. Nothing is left running, and nothing was written.")
+            raise typer.Exit(130) from None
+    if trace:
+        write_trace(chrome_trace(traced, results.config | {"mode": mode}), trace)
+    return results
+
+
+def _print(results: LayerResults, job: LayerJob) -> None:
+    stdout.print(_outcome_table(results, job))
+    stdout.print(_phase_table(results))
+    stdout.print(
+        f"Routing: {job.shares.source}; busiest expert {job.shares.skew:.2f} x the mean.", highlight=False
+    )
+    if results.mode == "emulated":
+        config = results.config
+        stdout.print(
+            f"Link: {config['link_gb_s']:g} GB/s each way, {config['link_latency_us']:g} us per exchange; "
+            "devices are as fast as this machine with the threads given.",
+            highlight=False,
+        )
+
+
+def _outcome_table(results: LayerResults, job: LayerJob) -> Table:
+    measured = results.mode != "predicted"
+    with_prediction = measured and results.rows[0].predicted_ms is not None
+    names = ["γ", "layer ms", "speedup"]
+    names += ["best ms", "speedup of best"] if measured else []
+    names += ["by loads", "kept", "run", "peak", "straggler"]
+    names += ["predicted ms", "error", "predicted speedup"] if with_prediction else []
+    table = Table(title=_title(results, job), title_justify="left")
+    table.add_column("policy")
+    for name in names:
+        table.add_column(name, justify="right")
+    for row in results.rows:
+        cells = [_gamma(row), _ms(row.layer_ms), f"{row.speedup:.2f}"]
+        cells += [_ms(row.layer_ms_best), f"{row.speedup_best:.2f}"] if measured else []
+        cells += [f"{row.load_speedup:.2f}", f"{row.pairs_kept:.1%}", f"{row.pairs_run:.1%}"]
+        cells += [f"{row.peak_to_mean:.2f}", f"{row.straggler_factor:.2f}"]
+        if with_prediction and row.predicted_ms is not None:
+            cells += [_ms(row.predicted_ms), f"{row.predicted_error:+.1%}", f"{row.predicted_speedup:.2f}"]
+        table.add_row(row.policy, *cells)
+    return table
+
+
+def _phase_table(results: LayerResults) -> Table:
+    table = Table(
+        title="Milliseconds by phase: of the device that waits least | mean over devices",
+        title_justify="left",
+    )
+    table.add_column("policy")
+    table.add_column("γ", justify="right")
+    for phase in _PHASES:
+        table.add_column(phase, justify="right")
+    for row in results.rows:
+        table.add_row(row.policy, _gamma(row), *_phase_cells(row))
+    return table
+
+
+def _phase_cells(row: LayerRow) -> list[str]:
+    return [f"{_ms(row.phases_busiest[phase])} | {_ms(row.phases_mean[phase])}" for phase in _PHASES]
+
+
+def _gamma(row: LayerRow) -> str:
+    return "" if row.gamma is None else f"{row.gamma:g}"
+
+
+def _ms(value: float) -> str:
+    """Milliseconds to about three digits."""
+    return (
+        f"{value:.0f}"
+        if value >= 100
+        else f"{value:.1f}"
+        if value >= 10
+        else f"{value:.2f}"
+        if value >= 1
+        else f"{value:.3f}"
+    )
+
+
+def _title(results: LayerResults, job: LayerJob) -> str:
+    shape = job.shape
+    return (
+        f"{shape.name}: H {shape.hidden}, I {shape.intermediate}, E {shape.num_experts}, top-{shape.top_k}; "
+        f"{job.num_tokens} tokens, {job.num_devices} devices, {job.dtype_name}\n"
+        f"{_WHAT[results.mode]}"
+    )
+
+
+def _write(results: LayerResults, path: Path) -> None:
+    import json as json_module
+
+    from evenmoe.evaluation.results import versions
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    body = results.as_json() | {"versions": versions()}
+    path.write_text(json_module.dumps(body, indent=1) + "\n", encoding="utf-8")

@@ -1,0 +1,241 @@
+"""`evenmoe bench model`: a whole model under every policy, prefill and decode apart."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, cast
+
+import typer
+from rich.table import Table
+
+from evenmoe.cli.bench_inputs import GAMMAS, POLICIES, check_ranks, link_for, settings_for
+from evenmoe.cli.bench_model_jobs import Asked, Drawn, random_job, trained_job
+from evenmoe.cli.console import progress_bar, stderr, stdout
+from evenmoe.cli.options import JsonOption, SeedOption
+from evenmoe.errors import ConfigError, check_choice
+
+if TYPE_CHECKING:
+    from evenmoe.bench.emulated import Link
+    from evenmoe.bench.model_job import ModelJob, ModelMode, Part
+    from evenmoe.bench.model_results import ModelResults
+
+_WHAT = {
+    "emulated": "emulated: each device's rows run alone on this machine, exchanges are computed",
+    "ranks": "ranks: real processes on this machine",
+}
+_PHASES = ("gate", "policy", "permute", "dispatch", "expert", "combine", "wait", "rest")
+
+
+def model(
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL",
+            help="bundled:text, a folder with a checkpoint, or random weights of real sizes: olmoe, deepseek-v2-lite, "
+            "qwen1.5-moe, mixtral.",
+        ),
+    ],
+    ranks: Annotated[int | None, typer.Option(help="Real processes, one per device.", min=2)] = None,
+    mode: Annotated[
+        str | None, typer.Option(help="emulated or ranks. Default: ranks with --ranks, else emulated.")
+    ] = None,
+    devices: Annotated[
+        int | None, typer.Option(help="Devices. Default: the sizes' layout in the paper, 8.", min=1)
+    ] = None,
+    gamma: Annotated[list[float], typer.Option(help="Capacity factor (repeatable).")] = GAMMAS,
+    policy: Annotated[list[str], typer.Option(help="NAME or NAME:option=value,... (repeatable).")] = POLICIES,
+    batch_size: Annotated[int, typer.Option(help="Rows of each device.", min=1)] = 4,
+    prompt_tokens: Annotated[int, typer.Option(help="Tokens of each row's prefill.", min=1)] = 128,
+    new_tokens: Annotated[int, typer.Option(help="Decode steps; 0: prefill alone.", min=0)] = 16,
+    layers: Annotated[
+        int | None, typer.Option(help="MoE layers of a model of random weights. Default: 2.", min=1)
+    ] = None,
+    loads: Annotated[
+        Path | None, typer.Option(help="A loads file: random models draw each layer's routing from it.")
+    ] = None,
+    load_layer: Annotated[
+        str | None, typer.Option("--layer", help="Layer of the loads file. Default: the middle one.")
+    ] = None,
+    tag: Annotated[str | None, typer.Option(help="Domain of the loads file. Default: all together.")] = None,
+    skew: Annotated[
+        float | None,
+        typer.Option(
+            help="Make the busiest expert this many times the mean: of the file's, or of log-normal, loads."
+        ),
+    ] = None,
+    text: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="A UTF-8 text file for a trained model (repeatable). Default: the text that ships."
+        ),
+    ] = None,
+    placement: Annotated[Path | None, typer.Option(help="A placement file.")] = None,
+    min_tokens: Annotated[
+        int | None,
+        typer.Option(
+            help="Least tokens of a forward, over all devices, for a policy to act. Default: E / K.", min=1
+        ),
+    ] = None,
+    repeats: Annotated[
+        int, typer.Option(help="Counted passes of every setting; they take turns.", min=1)
+    ] = 5,
+    clock: Annotated[
+        str,
+        typer.Option(help="wall, or cpu: CPU time of emulated devices, which a busy machine disturbs less."),
+    ] = "wall",
+    threads: Annotated[int, typer.Option(help="Threads of each device.", min=1)] = 1,
+    dtype: Annotated[
+        str, typer.Option(help="float32, bfloat16, or auto: the faster one here, or the checkpoint's own.")
+    ] = "auto",
+    experts: Annotated[
+        str, typer.Option(help="transformers' way to run experts: auto, eager or grouped_mm.")
+    ] = "auto",
+    link_gb_s: Annotated[
+        float | None, typer.Option(help="Emulated link, 10^9 bytes/s each way. Default: 12.5.")
+    ] = None,
+    link_latency_us: Annotated[
+        float | None, typer.Option(help="Latency of one emulated exchange. Default: 20.")
+    ] = None,
+    seed: SeedOption = 0,
+    json: JsonOption = None,
+    trace: Annotated[
+        Path | None,
+        typer.Option(help="Also write a Chrome trace of the MoE layers (chrome://tracing, ui.perfetto.dev)."),
+    ] = None,
+) -> None:
+    """Time a model end to end under each policy, prefill and decode apart, and relate that to its MoE layers' share.
+
+    Example: evenmoe bench model olmoe --skew 5.6 --policy token_drop --gamma 1.0
+    """
+    from evenmoe.bench.model_job import MODEL_MODES
+    from evenmoe.costs import SHAPES
+
+    chosen = mode or ("emulated" if ranks is None else "ranks")
+    check_choice("mode", chosen, MODEL_MODES)
+    check_ranks(chosen, ranks, devices)
+    check_choice("experts", experts, ("auto", "eager", "grouped_mm"))
+    link = link_for(chosen, None, link_gb_s, link_latency_us)
+
+    import torch
+
+    torch.set_num_threads(threads)
+    asked = Asked(
+        devices=ranks or devices,
+        rows=batch_size,
+        prompt_tokens=prompt_tokens,
+        new_tokens=new_tokens,
+        placement=placement,
+        settings=settings_for(policy, gamma),
+        dtype=dtype,
+        experts=experts,
+        min_tokens=min_tokens,
+        repeats=repeats,
+        seed=seed,
+    )
+    drawn = Drawn(layers=layers, loads=loads, layer=load_layer, tag=tag, skew=skew)
+    if name in SHAPES:
+        if text:
+            raise ConfigError("text", str(text[0]), f"left out for {name}: random weights read no text")
+        job = random_job(name, asked, drawn)
+    else:
+        for option, value in vars(drawn).items():
+            if value is not None:
+                allowed = f"left out for {name}, which has its own layers and routing"
+                raise ConfigError(option, str(value), allowed)
+        job = trained_job(name, asked, text)
+    results = _run(job, cast("ModelMode", chosen), link, threads, clock, trace)
+    _print(results, job)
+    if json:
+        _write(results, json)
+
+
+def _run(
+    job: ModelJob, mode: ModelMode, link: Link, threads: int, clock: str, trace: Path | None
+) -> ModelResults:
+    from evenmoe.bench.model import bench_model
+    from evenmoe.bench.trace import chrome_trace, write_trace
+
+    with progress_bar() as progress:
+        task = progress.add_task("drawing routing, building the model", total=None)
+
+        def announce(description: str, done: int, total: int) -> None:
+            progress.update(task, completed=done, total=total, description=description)
+
+        try:
+            results, traced = bench_model(
+                job, mode, link=link, threads=threads, clock=clock, on_progress=announce
+            )
+        except KeyboardInterrupt:
+            progress.stop()
+            stderr.print("Interrupted. Nothing is left running, and nothing was written.")
+            raise typer.Exit(130) from None
+    if trace:
+        write_trace(chrome_trace(traced, results.config | {"mode": mode}), trace)
+    return results
+
+
+def _print(results: ModelResults, job: ModelJob) -> None:
+    config = results.config
+    stdout.print(
+        f"{config['model']}; {job.num_devices} devices with {job.rows_per_device} rows each, {config['dtype']}\n"
+        f"{_WHAT[results.mode]}",
+        highlight=False,
+    )
+    for part in job.parts:
+        stdout.print(_outcome_table(results, part, job))
+    stdout.print(_phase_table(results))
+    stdout.print(f"Routing: {config['routing']}. Time: {results.composition}.", highlight=False)
+
+
+def _outcome_table(results: ModelResults, part: Part, job: ModelJob) -> Table:
+    what = (
+        f"Prefill of {job.num_prompt} tokens per row"
+        if part == "prefill"
+        else f"Decode, mean of {job.num_calls - 1} steps of one token per row"
+    )
+    table = Table(title=what, title_justify="left")
+    table.add_column("policy")
+    names = ("γ", "ms", "low-high", "speedup", "implied", "MoE share", "layer speedup", "by loads")
+    for name in (*names, "kept", "acted", "straggler"):
+        table.add_column(name, justify="right")
+    for row in results.part(part):
+        table.add_row(
+            row.policy,
+            "" if row.gamma is None else f"{row.gamma:g}",
+            f"{row.total_ms:.1f}",
+            f"{row.total_ms_low:.1f}-{row.total_ms_high:.1f}",
+            f"{row.speedup:.2f}",
+            f"{row.implied_speedup:.2f}",
+            f"{row.moe_share:.0%}",
+            f"{row.layer_speedup:.2f}",
+            f"{row.load_speedup:.2f}",
+            f"{row.pairs_kept:.1%}",
+            f"{row.applied:.0%}",
+            f"{row.straggler_factor:.2f}",
+        )
+    return table
+
+
+def _phase_table(results: ModelResults) -> Table:
+    title = "Milliseconds of a forward by phase of the MoE layers, mean over devices, and outside them"
+    table = Table(title=title, title_justify="left")
+    table.add_column("part")
+    table.add_column("policy")
+    for name in ("γ", *_PHASES, "outside"):
+        table.add_column(name, justify="right")
+    for index, row in enumerate(results.rows):
+        figures = [f"{row.phases_mean[phase]:.1f}" for phase in _PHASES] + [f"{row.outside_ms:.1f}"]
+        ends = index + 1 < len(results.rows) and results.rows[index + 1].part != row.part
+        gamma = "" if row.gamma is None else f"{row.gamma:g}"
+        table.add_row(row.part, row.policy, gamma, *figures, end_section=ends)
+    return table
+
+
+def _write(results: ModelResults, path: Path) -> None:
+    import json as json_module
+
+    from evenmoe.evaluation.results import versions
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    body = results.as_json() | {"versions": versions()}
+    path.write_text(json_module.dumps(body, indent=1) + "\n", encoding="utf-8")

@@ -1,0 +1,103 @@
+"""`evenmoe bench saving`: what dropping saves on one device, beside transformers' fastest layer in the same run."""
+
+from __future__ import annotations
+
+import dataclasses
+import json as json_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from evenmoe.cli.bench_inputs import GAMMAS, POLICIES, placement_for, settings_for, shares_for
+from evenmoe.cli.console import progress_bar, stdout
+from evenmoe.cli.options import JsonOption, SeedOption
+
+if TYPE_CHECKING:
+    from evenmoe.bench.saving import SavingRow
+
+
+def saving(
+    shape: Annotated[
+        str, typer.Option(help="olmoe, deepseek-v2-lite, qwen1.5-moe, mixtral, or a model's config.json.")
+    ] = "olmoe",
+    loads: Annotated[Path | None, typer.Option(help="A loads file to draw routing from.")] = None,
+    load_layer: Annotated[
+        str | None, typer.Option("--layer", help="Layer of the loads file. Default: the middle one.")
+    ] = None,
+    tag: Annotated[str | None, typer.Option(help="Domain of the loads file. Default: all together.")] = None,
+    skew: Annotated[
+        float | None, typer.Option(help="Make the busiest expert this many times the mean.")
+    ] = None,
+    devices: Annotated[
+        int | None, typer.Option(help="Virtual devices. Default: the shape's layout in the paper.", min=1)
+    ] = None,
+    gamma: Annotated[list[float], typer.Option(help="Capacity factor (repeatable).")] = GAMMAS,
+    policy: Annotated[list[str], typer.Option(help="NAME or NAME:option=value,... (repeatable).")] = POLICIES,
+    tokens: Annotated[int, typer.Option(help="Tokens of the batch.", min=64)] = 4096,
+    threads: Annotated[int, typer.Option(help="Threads.", min=1)] = 1,
+    repeats: Annotated[int, typer.Option(help="Rounds; all rows take turns in each.", min=1)] = 3,
+    dtype: Annotated[str, typer.Option(help="auto (the faster one here), float32 or bfloat16.")] = "auto",
+    seed: SeedOption = 0,
+    json: JsonOption = None,
+) -> None:
+    """Time one whole MoE layer (route, pack, experts, combine) with dropping against the plain one, in one process.
+
+    Example: evenmoe bench saving --shape olmoe --skew 6.2
+    """
+    import torch
+
+    from evenmoe.bench.block import torch_dtype
+    from evenmoe.bench.job import LayerJob
+    from evenmoe.bench.saving import bench_saving
+    from evenmoe.costs import read_shape
+    from evenmoe.evaluation.results import versions
+
+    sizes = read_shape(shape)
+    torch.set_num_threads(threads)
+    job = LayerJob(
+        shape=sizes,
+        shares=shares_for(sizes, loads, load_layer, tag, skew, seed),
+        num_tokens=tokens,
+        placement=placement_for(sizes, None, devices, None),
+        settings=settings_for(policy, gamma),
+        dtype=torch_dtype(dtype, sizes),
+        repeats=repeats,
+        seed=seed,
+    )
+    with progress_bar() as progress:
+        task = progress.add_task("building the layer", total=None)
+
+        def announce(description: str, done: int, total: int) -> None:
+            progress.update(task, completed=done, total=total, description=description)
+
+        rows = bench_saving(job, announce)
+    stdout.print(_table(rows, f"{sizes.name}, {tokens} tokens, {threads} thread(s), {job.dtype_name}"))
+    stdout.print(f"Routing: {job.shares.source}; busiest expert {job.shares.skew:.2f} x the mean.")
+    if json:
+        body = {
+            "config": job.describe() | {"threads": threads},
+            "versions": versions(),
+            "rows": [dataclasses.asdict(row) for row in rows],
+        }
+        json.parent.mkdir(parents=True, exist_ok=True)
+        json.write_text(json_module.dumps(body, indent=1) + "\n", encoding="utf-8")
+
+
+def _table(rows: list[SavingRow], title: str) -> Table:
+    table = Table(title=title, title_justify="left")
+    table.add_column("layer")
+    for name in ("γ", "experts by", "pairs run", "median ms", "of plain", "beyond pairs"):
+        table.add_column(name, justify="right")
+    for row in rows:
+        table.add_row(
+            row.label,
+            "" if row.gamma is None else f"{row.gamma:g}",
+            row.implementation,
+            f"{row.pairs_run:.3f}",
+            f"{row.layer_ms:.0f}",
+            f"{row.ratio:.3f}",
+            f"{row.own_share:+.3f}",
+        )
+    return table
