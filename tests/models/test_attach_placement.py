@@ -8,17 +8,18 @@ import torch
 
 import evenmoe
 from evenmoe.errors import ConfigError, ShapeError, UnsupportedModelError
-from evenmoe.placement import Placement
+from evenmoe.placement import Placement, write_placement
 from evenmoe.routing import Baseline, Fill, RoutingContext, TokenDrop
 from tests.models.attach_reference import forward, ids_of, tiny_model, watch
 
 COPIES = [[0, 1], 0, 1, [0, 1], 1, 0, 0, 1]
 
 
-def test_a_placement_and_its_rows_are_the_same():
+def test_a_placement_its_file_and_its_rows_are_the_same(tmp_path):
     model, ids = tiny_model("olmoe"), ids_of(rows=4)
     outputs = []
-    for placement in (Placement.of(COPIES, 2), COPIES, [COPIES, COPIES]):
+    file = write_placement(Placement.of(COPIES, 2), tmp_path / "placement.json")
+    for placement in (Placement.of(COPIES, 2), COPIES, [COPIES, COPIES], file, str(file)):
         with evenmoe.attach(model, Fill(gamma=1.0), num_devices=2, placement=placement):
             outputs.append(forward(model, ids))
     assert all(torch.equal(output, outputs[0]) for output in outputs)

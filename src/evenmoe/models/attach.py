@@ -70,8 +70,8 @@ def attach(
 
     num_devices: virtual expert-parallel devices. The rows of a batch go to them as whole requests, contiguous and
         as even as possible; `Attached.assign` overrides that.
-    placement: a Placement, or the device of each expert, [E] for all layers or [L][E]; None cuts the experts into
-        contiguous shares.
+    placement: a Placement, a file of one (`evenmoe place`), or the device of each expert, [E] for all layers or [L][E];
+        None cuts the experts into contiguous shares.
     parallel: experts shared out over processes, from `evenmoe.parallel.shard`; it brings the devices and the placement.
         `loads` then counts the tokens of this process; `evenmoe.parallel.gather_loads` those of all.
     min_tokens: the least real tokens of a call for the policy to act; None: E / K of the layer, so that an expert's

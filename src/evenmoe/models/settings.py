@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -11,11 +12,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from evenmoe.errors import ConfigError, check_choice
-from evenmoe.placement import Placement
+from evenmoe.placement import Placement, read_placement
 from evenmoe.routing.context import contiguous_split
 
 Phases = Literal["both", "prefill", "decode"]
-PlacementRows = Sequence[int] | Sequence[Sequence[int | Sequence[int]]] | NDArray[np.integer] | Tensor
+PlacementRows = (
+    Sequence[int] | Sequence[Sequence[int | Sequence[int]]] | NDArray[np.integer] | Tensor | str | Path
+)
+"""What stands for a Placement: the device of each expert, [E] or [L][E], or a placement file."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +55,8 @@ def resolve_placement(
 ) -> Placement:
     """Return a placement with one row per MoE layer; None cuts each layer's experts into contiguous shares.
 
-    Raises ShapeError if it does not fit the layers; ConfigError if it names a device out of range, was made for
+    Raises FileNotFoundError and FileFormatError for a file that is none; ShapeError if it does not fit the layers;
+    ConfigError if it names a device out of range, was made for
     another number of devices, or is None with more devices than experts.
     """
     if placement is None:
@@ -63,6 +68,8 @@ def resolve_placement(
             )
         rows = [contiguous_split(num_experts, num_devices).tolist() for num_experts in num_experts_L]
         return Placement.of(rows, num_devices, method="contiguous")
+    if isinstance(placement, str | Path):
+        placement = read_placement(placement)
     if isinstance(placement, Tensor):
         placement = placement.cpu().numpy()
     if not isinstance(placement, Placement):
