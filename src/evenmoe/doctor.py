@@ -37,6 +37,7 @@ def diagnose() -> list[Finding]:
         _requirements,
         _bundled,
         _hardware,
+        _parallel,
         _optional,
     )
     findings: list[Finding] = []
@@ -104,6 +105,26 @@ def _hardware() -> Iterator[Finding]:
     else:
         remedy = "optional: everything here runs on a CPU; a CUDA build of torch uses a GPU"
         yield Finding(name="GPU", state="optional", found="none that torch can use", remedy=remedy)
+
+
+def _parallel() -> Iterator[Finding]:
+    import torch.distributed as dist
+
+    usable = [
+        name
+        for name, works in (
+            ("gloo", dist.is_available() and dist.is_gloo_available()),
+            ("nccl", dist.is_available() and dist.is_nccl_available()),
+        )
+        if works
+    ]
+    if usable:
+        yield Finding(
+            name="Expert parallelism", state="ok", found=f"torch.distributed with {', '.join(usable)}"
+        )
+    else:
+        remedy = "for evenmoe.parallel and --ranks: a torch built with torch.distributed"
+        yield Finding(name="Expert parallelism", state="optional", found="no backend", remedy=remedy)
 
 
 def _optional() -> Iterator[Finding]:

@@ -36,9 +36,9 @@ def shard(
 ) -> ExpertParallel:
     """Keep only this rank's experts in `model`, in place, and return the parallelism to attach with.
 
-    placement: which ranks hold each expert, or a file that says so; one layer stands for all. None cuts the experts into
-        contiguous shares, the first (E mod D) ranks holding one more: E need not divide by D. A rank that holds nothing of
-        a layer keeps one expert as a stand-in, which is never sent a row.
+    placement: which ranks hold each expert, or a file that says so; one layer stands for all. None cuts the experts
+        into contiguous shares, the first (E mod D) ranks holding one more: E need not divide by D. A rank that holds
+        nothing of a layer keeps one expert as a stand-in, which is never sent a row.
     form: "data": each rank has its own rows, and they are exchanged by all-to-all; "shared": every rank has the same
         batch, runs its experts' part, and an all-reduce adds the parts up.
 
