@@ -43,6 +43,7 @@ def test_a_checkpoint_is_timed_on_text(bench, tiny_checkpoint, text_files, tmp_p
         ("prefill", "No limit"), ("prefill", "Fill"), ("decode", "No limit"), ("decode", "Fill")
     ]  # fmt: skip
     assert body["config"]["routing"] == "the model's own, on text"
+    assert body["config"]["dtype"] == "float32"  # what "auto" came to
     assert "slowest device" in body["composition"]
     assert body["versions"]["torch"]
     events = json.loads(trace.read_text())["traceEvents"]

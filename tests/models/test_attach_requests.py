@@ -113,8 +113,11 @@ def test_a_placement_decides_the_device_loads():
         assert attached.loads.peaks.device_before_L[layer] == expected
 
 
-def generated(model, ids, **options):
-    with evenmoe.attach(model, TokenDrop(gamma=0.5), **options) as attached, watch(attached) as steps:
+def generated(model, ids, scope="local", **options):
+    with (
+        evenmoe.attach(model, TokenDrop(gamma=0.5, scope=scope), **options) as attached,
+        watch(attached) as steps,
+    ):
         model.generate(
             ids, attention_mask=torch.ones_like(ids), max_new_tokens=4, do_sample=False, eos_token_id=-1
         )
@@ -127,6 +130,11 @@ def test_the_decode_rule():
     eight, three = ids_of(rows=8, length=6), ids_of(rows=3, length=6)
     assert generated(model, eight) == [(False, True)] + [(True, True)] * 3
     assert generated(model, three) == [(False, True)] + [(True, False)] * 3  # 3 tokens, fewer than E / K = 4
+    assert generated(model, eight, num_devices=2) == [(False, True)] + [(True, True)] * 3
+    assert (
+        generated(model, eight, num_devices=3) == [(False, True)] + [(True, False)] * 3
+    )  # fewer than 4 each
+    assert generated(model, eight, num_devices=3, scope="global") == [(False, True)] + [(True, True)] * 3
     assert generated(model, three, min_tokens=3) == [(False, True)] + [(True, True)] * 3
     assert generated(model, eight, phases="prefill") == [(False, True)] + [(True, False)] * 3
     assert generated(model, eight, phases="decode") == [(False, False)] + [(True, True)] * 3

@@ -7,6 +7,7 @@ from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
+from transformers import AutoConfig
 
 from evenmoe.bench.job import BASELINE, Setting
 from evenmoe.bench.model_random import RandomModel
@@ -19,13 +20,19 @@ MODEL_MODES: tuple[ModelMode, ...] = get_args(ModelMode)
 Part = Literal["prefill", "decode"]
 
 
+def stated_dtype(path: str) -> str:
+    """Return the dtype that a checkpoint's configuration states, "float32" where it states none."""
+    config = AutoConfig.from_pretrained(path).get_text_config()
+    return str(config.dtype or torch.float32).removeprefix("torch.")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
     """A model as it was trained: it routes by itself. `path` as `evenmoe.load` takes it."""
 
     path: str
     name: str
-    dtype: str = "auto"
+    dtype: str = "float32"
     implementation: str = "eager"
 
     routes_itself = True

@@ -73,7 +73,8 @@ def model(
     min_tokens: Annotated[
         int | None,
         typer.Option(
-            help="Least tokens of a forward, over all devices, for a policy to act. Default: E / K.", min=1
+            help="Least tokens of a forward, over all devices, for a policy to act. Default: E / K each.",
+            min=1,
         ),
     ] = None,
     repeats: Annotated[

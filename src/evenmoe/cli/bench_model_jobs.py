@@ -103,7 +103,7 @@ def trained_job(name: str, asked: Asked, text: list[Path] | None) -> ModelJob:
     import numpy as np
     import torch
 
-    from evenmoe.bench.model_job import Checkpoint
+    from evenmoe.bench.model_job import Checkpoint, stated_dtype
     from evenmoe.cli.running import BUNDLED_PREFIX, texts_for
     from evenmoe.evaluation.texts import cut_windows
     from evenmoe.models.bundled import bundled_path
@@ -122,6 +122,7 @@ def trained_job(name: str, asked: Asked, text: list[Path] | None) -> ModelJob:
         num_windows=asked.rows * num_devices,
         window_tokens=asked.prompt_tokens + asked.new_tokens,
     )
-    source = Checkpoint(path=path, name=name, dtype=asked.dtype, implementation=asked.implementation)
+    dtype = stated_dtype(path) if asked.dtype == "auto" else asked.dtype
+    source = Checkpoint(path=path, name=name, dtype=dtype, implementation=asked.implementation)
     ids_BS = torch.from_numpy(np.stack([window.ids_S for window in windows]))
     return asked.job(source, ids_BS, num_devices, placed)

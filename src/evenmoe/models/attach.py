@@ -74,8 +74,9 @@ def attach(
         None cuts the experts into contiguous shares.
     parallel: experts shared out over processes, from `evenmoe.parallel.shard`; it brings the devices and the placement.
         `loads` then counts the tokens of this process; `evenmoe.parallel.gather_loads` those of all.
-    min_tokens: the least real tokens of a call for the policy to act; None: E / K of the layer, so that an expert's
-        even share is at least one token. Calls that pass untouched are counted all the same.
+    min_tokens: the least real tokens of a call, on all devices, for the policy to act; None: E / K of the layer for
+        each device that capacity is counted on (all of them with scope "local", else one), so that an expert's even
+        share is at least one token. Calls that pass untouched are counted all the same.
     phases: act on "prefill", on "decode" (one new token per row on a filled KV cache), or on "both".
     seed: for policies that draw at random; each forward and layer draws anew, the same from the same seed.
     pad_token_id: the id that marks padding where a forward is given no attention mask; None: the one of the model's

@@ -135,10 +135,15 @@ class Session:
         """The device that all tokens of this process are on; None where its rows are shared out over the devices."""
         return self.parallel.rank if self.parallel is not None and self.parallel.form == "data" else None
 
+    @property
+    def _num_capacities(self) -> int:
+        """Into how many parts the policy cuts a batch to count capacity: its source devices, or one."""
+        return self.settings.num_devices if getattr(self.policy, "scope", "global") == "local" else 1
+
     def applies(self, decode: bool, num_tokens: int, num_experts: int, top_k: int) -> bool:
         """Return whether the policy acts on a call: its phase is selected and it has enough real tokens."""
         phase = "decode" if decode else "prefill"
-        least = self.settings.min_tokens or -(-num_experts // top_k)
+        least = self.settings.min_tokens or -(-num_experts // top_k) * self._num_capacities
         return self.settings.phases in ("both", phase) and num_tokens >= least
 
     def context(self, layer: int, tokens: Tokens) -> RoutingContext:
