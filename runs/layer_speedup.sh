@@ -21,5 +21,6 @@ bench mixtral --shape mixtral --skew 3 --tokens 512 --repeats 1
 for domain in arxiv book c4 github wikipedia; do
     bench "olmoe@$domain" --shape olmoe --loads "$loads/olmoe-1b-7b.json" --layer 7 --tag "$domain" --tokens 1024 --repeats 1
 done
-bench mixtral@github --shape mixtral --loads "$loads/mixtral-8x7b.json" --layer 15 --tag github --tokens 512 --repeats 1
+bench mixtral@github --shape mixtral --loads "$loads/mixtral-8x7b.json" --layer 15 --tag github --tokens 512 --repeats 2 \
+    --policy token_drop --policy expanded_drop
 .venv/bin/python runs/speedups.py layer "$out"

@@ -14,6 +14,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from evenmoe.costs import SHAPES
 from evenmoe.reporting.plots import to_png
 from evenmoe.reporting.speedups import (
     PHASES,
@@ -147,8 +148,8 @@ def layer_cells(one: Compared) -> list[str]:
 
 def model_cells(shape: str, first: dict[str, Any], row: dict[str, Any], one: Compared) -> list[str]:
     cells = [f"{row['layer_speedup']:.2f}", f"{row['implied_speedup']:.2f}", f"{first['moe_share']:.0%}"]
-    if one.published is None:
-        return [*cells, ""]
+    if one.published is None or len(row["phases_by_device"]) != SHAPES[shape].num_devices:
+        return [*cells, ""]  # the layer's speedup was published for one layout
     of_layer = PUBLISHED["layer_speedup"][shape][row["policy"]][f"{row['gamma']:g}"]
     return [*cells, share(one.published, of_layer)]
 

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
-from rich.table import Table
 
 from evenmoe.cli.bench_inputs import (
     GAMMAS,
@@ -18,6 +17,7 @@ from evenmoe.cli.bench_inputs import (
     shares_for,
 )
 from evenmoe.cli.console import progress_bar, stderr, stdout
+from evenmoe.cli.figures import ROOM, Figure, figures_table, in_gamma, in_ms
 from evenmoe.cli.options import JsonOption, SeedOption
 from evenmoe.errors import ConfigError, check_choice
 
@@ -180,8 +180,16 @@ def _run(
 
 
 def _print(results: LayerResults, job: LayerJob) -> None:
-    stdout.print(_outcome_table(results, job))
-    stdout.print(_phase_table(results))
+    measured = results.mode != "predicted"
+    compared = measured and results.rows[0].predicted_ms is not None
+    label: Figure[LayerRow] = Figure("policy", lambda row: row.policy)
+    outcome = [*_outcome(measured), *(_PREDICTED if compared else ())]
+    stdout.print(figures_table(_title(results, job), label, outcome, results.rows, stdout.width))
+    title = "Milliseconds by phase, mean over devices"
+    if stdout.width >= ROOM:
+        title = "Milliseconds by phase: of the device that waits least | mean over devices"
+    phases = [_GAMMA, *(_phase(phase, stdout.width) for phase in _PHASES)]
+    stdout.print(figures_table(title, label, phases, results.rows, stdout.width))
     stdout.print(
         f"Routing: {job.shares.source}; busiest expert {job.shares.skew:.2f} x the mean.", highlight=False
     )
@@ -194,61 +202,40 @@ def _print(results: LayerResults, job: LayerJob) -> None:
         )
 
 
-def _outcome_table(results: LayerResults, job: LayerJob) -> Table:
-    measured = results.mode != "predicted"
-    with_prediction = measured and results.rows[0].predicted_ms is not None
-    names = ["γ", "layer ms", "speedup"]
-    names += ["best ms", "speedup of best"] if measured else []
-    names += ["by loads", "kept", "run", "peak", "straggler"]
-    names += ["predicted ms", "error", "predicted speedup"] if with_prediction else []
-    table = Table(title=_title(results, job), title_justify="left")
-    table.add_column("policy")
-    for name in names:
-        table.add_column(name, justify="right")
-    for row in results.rows:
-        cells = [_gamma(row), _ms(row.layer_ms), f"{row.speedup:.2f}"]
-        cells += [_ms(row.layer_ms_best), f"{row.speedup_best:.2f}"] if measured else []
-        cells += [f"{row.load_speedup:.2f}", f"{row.pairs_kept:.1%}", f"{row.pairs_run:.1%}"]
-        cells += [f"{row.peak_to_mean:.2f}", f"{row.straggler_factor:.2f}"]
-        if with_prediction and row.predicted_ms is not None:
-            cells += [_ms(row.predicted_ms), f"{row.predicted_error:+.1%}", f"{row.predicted_speedup:.2f}"]
-        table.add_row(row.policy, *cells)
-    return table
+_GAMMA: Figure[LayerRow] = Figure("γ", lambda row: in_gamma(row.gamma))
+_PREDICTED: tuple[Figure[LayerRow], ...] = (
+    Figure("predicted", lambda row: in_ms(row.predicted_ms or 0.0)),
+    Figure("error", lambda row: f"{row.predicted_error or 0.0:+.1%}"),
+    Figure("its speedup", lambda row: f"{row.predicted_speedup or 0.0:.2f}", wide=True),
+)
 
 
-def _phase_table(results: LayerResults) -> Table:
-    table = Table(
-        title="Milliseconds by phase: of the device that waits least | mean over devices",
-        title_justify="left",
-    )
-    table.add_column("policy")
-    table.add_column("γ", justify="right")
-    for phase in _PHASES:
-        table.add_column(phase, justify="right")
-    for row in results.rows:
-        table.add_row(row.policy, _gamma(row), *_phase_cells(row))
-    return table
+def _outcome(measured: bool) -> list[Figure[LayerRow]]:
+    best: list[Figure[LayerRow]] = [
+        Figure("best ms", lambda row: in_ms(row.layer_ms_best), wide=True),
+        Figure("of best", lambda row: f"{row.speedup_best:.2f}", wide=True),
+    ]
+    return [
+        _GAMMA,
+        Figure("layer ms", lambda row: in_ms(row.layer_ms)),
+        Figure("speedup", lambda row: f"{row.speedup:.2f}"),
+        *(best if measured else ()),
+        Figure("by loads", lambda row: f"{row.load_speedup:.2f}"),
+        Figure("kept", lambda row: f"{row.pairs_kept:.1%}"),
+        Figure("run", lambda row: f"{row.pairs_run:.1%}", wide=True),
+        Figure("peak", lambda row: f"{row.peak_to_mean:.2f}", wide=True),
+        Figure("straggler", lambda row: f"{row.straggler_factor:.2f}"),
+    ]
 
 
-def _phase_cells(row: LayerRow) -> list[str]:
-    return [f"{_ms(row.phases_busiest[phase])} | {_ms(row.phases_mean[phase])}" for phase in _PHASES]
+def _phase(phase: str, width: int) -> Figure[LayerRow]:
+    def mean(row: LayerRow) -> str:
+        return in_ms(row.phases_mean[phase])
 
+    def both(row: LayerRow) -> str:
+        return f"{in_ms(row.phases_busiest[phase])} | {mean(row)}"
 
-def _gamma(row: LayerRow) -> str:
-    return "" if row.gamma is None else f"{row.gamma:g}"
-
-
-def _ms(value: float) -> str:
-    """Milliseconds to about three digits."""
-    return (
-        f"{value:.0f}"
-        if value >= 100
-        else f"{value:.1f}"
-        if value >= 10
-        else f"{value:.2f}"
-        if value >= 1
-        else f"{value:.3f}"
-    )
+    return Figure(phase, both if width >= ROOM else mean)
 
 
 def _title(results: LayerResults, job: LayerJob) -> str:

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
 from evenmoe.cli.bench_inputs import GAMMAS, POLICIES, placement_for, settings_for, shares_for
 from evenmoe.cli.console import progress_bar, stdout
+from evenmoe.cli.figures import Figure, figures_table, in_gamma, in_ms
 from evenmoe.cli.options import JsonOption, SeedOption
 
 if TYPE_CHECKING:
@@ -73,7 +73,8 @@ def saving(
             progress.update(task, completed=done, total=total, description=description)
 
         rows = bench_saving(job, announce)
-    stdout.print(_table(rows, f"{sizes.name}, {tokens} tokens, {threads} thread(s), {job.dtype_name}"))
+    title = f"{sizes.name}, {tokens} tokens, {threads} thread(s), {job.dtype_name}"
+    stdout.print(figures_table(title, _LABEL, _FIGURES, rows, stdout.width))
     stdout.print(f"Routing: {job.shares.source}; busiest expert {job.shares.skew:.2f} x the mean.")
     if json:
         body = {
@@ -85,19 +86,12 @@ def saving(
         json.write_text(json_module.dumps(body, indent=1) + "\n", encoding="utf-8")
 
 
-def _table(rows: list[SavingRow], title: str) -> Table:
-    table = Table(title=title, title_justify="left")
-    table.add_column("layer")
-    for name in ("γ", "experts by", "pairs run", "median ms", "of plain", "beyond pairs"):
-        table.add_column(name, justify="right")
-    for row in rows:
-        table.add_row(
-            row.label,
-            "" if row.gamma is None else f"{row.gamma:g}",
-            row.implementation,
-            f"{row.pairs_run:.3f}",
-            f"{row.layer_ms:.0f}",
-            f"{row.ratio:.3f}",
-            f"{row.own_share:+.3f}",
-        )
-    return table
+_LABEL: Figure[SavingRow] = Figure("layer", lambda row: row.label)
+_FIGURES: tuple[Figure[SavingRow], ...] = (
+    Figure("γ", lambda row: in_gamma(row.gamma)),
+    Figure("experts by", lambda row: row.implementation),
+    Figure("pairs run", lambda row: f"{row.pairs_run:.3f}"),
+    Figure("median ms", lambda row: in_ms(row.layer_ms)),
+    Figure("of plain", lambda row: f"{row.ratio:.3f}"),
+    Figure("beyond pairs", lambda row: f"{row.own_share:+.3f}"),
+)

@@ -1,0 +1,154 @@
+"""`select`: which of the waiting requests run together. The registry of strategies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final, Literal, TypeAlias, get_args
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from evenmoe.errors import ConfigError, check_choice
+from evenmoe.scheduling import greedy, ordered, partitions, peaks
+from evenmoe.scheduling.picking import Limits, Picking
+from evenmoe.scheduling.window import Ints, Window
+
+Strategy = Literal[
+    "fcfs",
+    "random",
+    "greedy_variance",
+    "greedy_dot_product",
+    "norm_minimizing",
+    "best_fit",
+    "differencing",
+    "karmarkar_karp",
+    "lpt",
+    "lpt_balanced",
+    "power_of_d",
+    "power_of_d_dot",
+    "peak_excess",
+    "auto",
+]
+STRATEGIES: Final[tuple[Strategy, ...]] = get_args(Strategy)
+OURS: Final[tuple[Strategy, ...]] = ("peak_excess", "auto")
+RANDOM: Final[tuple[Strategy, ...]] = ("random", "power_of_d", "power_of_d_dot")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Settings of single strategies.
+
+    num_choices: power_of_d, power_of_d_dot: candidates sampled at each step, d.
+    shortlist: peak_excess, auto: candidates whose peak is looked at in each step; shorter windows are searched whole.
+    exchanges: peak_excess, auto: exchanges after the batch is full, at most.
+    min_depth: auto: fcfs while fewer than this many batches wait.
+    min_gain: auto: fcfs unless the straggler factor falls by this share.
+    Raises ConfigError.
+    """
+
+    num_choices: int = 8
+    shortlist: int = 32
+    exchanges: int = 8
+    min_depth: float = 2.0
+    min_gain: float = 0.02
+
+    def __post_init__(self) -> None:
+        for field, least in (("num_choices", 1), ("shortlist", 1), ("exchanges", 0)):
+            value = getattr(self, field)
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise ConfigError(field, value, f"an integer of at least {least}")
+        if not self.min_depth >= 0:
+            raise ConfigError("min_depth", self.min_depth, "at least 0")
+        if not 0 <= self.min_gain < 1:
+            raise ConfigError("min_gain", self.min_gain, "from 0 to under 1")
+
+
+DEFAULT_OPTIONS: Final = Options()
+
+
+def select(
+    name: str,
+    loads_WX: ArrayLike | Window,
+    batch_size: int = 8,
+    *,
+    rng: np.random.Generator | None = None,
+    num_layers: int | None = None,
+    first: Sequence[int] = (0,),
+    tokens_W: ArrayLike | None = None,
+    token_budget: int | None = None,
+    options: Options = DEFAULT_OPTIONS,
+) -> Ints:
+    """Which requests of the window run together: indices, at most `batch_size`, the oldest (0) always the first.
+
+    name: one of STRATEGIES.
+    loads_WX: [W, X] predicted load of each waiting request, the oldest first; or a `Window` of them, which keeps products
+        between requests from one decision to the next.
+    rng: for random, power_of_d and power_of_d_dot, which need it. The same generator state gives the same batch.
+    num_layers: L where a vector is L layers one after the other; peak_excess and auto sum the peak over layers.
+    first: requests that go before all others, in place of the oldest.
+    tokens_W, token_budget: [W] tokens of each request, and the most a batch may have.
+    Ties go to the older request. A window that fits into the batch is taken whole, in order of age.
+    Raises ConfigError, ShapeError.
+    """
+    check_choice("strategy", name, STRATEGIES)
+    if isinstance(loads_WX, Window):
+        if num_layers not in (None, loads_WX.num_layers):
+            raise ConfigError("num_layers", num_layers, f"the window's {loads_WX.num_layers}, or left out")
+        window = loads_WX
+    else:
+        window = Window.of(loads_WX, num_layers=1 if num_layers is None else num_layers)
+    limits = Limits(
+        batch_size=batch_size,
+        first=tuple(first),
+        tokens_W=None if tokens_W is None else np.asarray(tokens_W, dtype=np.int64),
+        token_budget=token_budget,
+    )
+    limits.check(len(window))
+    if name in RANDOM and rng is None:
+        raise ConfigError("rng", None, f"a numpy generator: {name} draws")
+    if not len(window):
+        return np.zeros(0, dtype=np.int64)
+    picking = Picking(len(window), limits)
+    if len(window) <= batch_size:
+        ordered.fcfs(window, picking)
+    else:
+        _RULES[name](window, picking, rng or _NO_DRAWS, options)
+    return np.array(picking.picked, dtype=np.int64)
+
+
+_NO_DRAWS = np.random.default_rng(0)
+"""Passed to strategies that draw nothing."""
+
+_Rule: TypeAlias = Callable[[Window, Picking, np.random.Generator, Options], None]
+
+_RULES: Final[dict[str, _Rule]] = {
+    "fcfs": lambda window, picking, rng, options: ordered.fcfs(window, picking),
+    "random": lambda window, picking, rng, options: ordered.random(window, picking, rng),
+    "greedy_variance": lambda window, picking, rng, options: greedy.greedy_variance(window, picking),
+    "greedy_dot_product": lambda window, picking, rng, options: greedy.greedy_dot_product(window, picking),
+    "norm_minimizing": lambda window, picking, rng, options: greedy.norm_minimizing(window, picking),
+    # the squared distance of l + v to the uniform vector of the same total is X * Var(l + v)
+    "best_fit": lambda window, picking, rng, options: greedy.greedy_variance(window, picking),
+    "differencing": lambda window, picking, rng, options: partitions.differencing(window, picking),
+    "karmarkar_karp": lambda window, picking, rng, options: partitions.karmarkar_karp(window, picking),
+    "lpt": lambda window, picking, rng, options: ordered.lpt(window, picking),
+    "lpt_balanced": lambda window, picking, rng, options: partitions.lpt_balanced(window, picking),
+    "power_of_d": lambda window, picking, rng, options: greedy.power_of_d(
+        window, picking, rng, options.num_choices
+    ),
+    "power_of_d_dot": lambda window, picking, rng, options: greedy.power_of_d(
+        window, picking, rng, options.num_choices, by_dot_product=True
+    ),
+    "peak_excess": lambda window, picking, rng, options: peaks.peak_excess(
+        window, picking, options.shortlist, options.exchanges
+    ),
+    "auto": lambda window, picking, rng, options: peaks.auto(
+        window,
+        picking,
+        options.shortlist,
+        options.exchanges,
+        min_depth=options.min_depth,
+        min_gain=options.min_gain,
+    ),
+}

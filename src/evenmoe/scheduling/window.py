@@ -1,0 +1,141 @@
+"""The load vectors of queued requests, oldest first, and the products between them. Shape letters: W requests, X entries.
+
+A load vector has X entries: experts, or layers one after the other of experts or of devices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from evenmoe.errors import ConfigError, ShapeError
+
+Floats: TypeAlias = NDArray[np.float64]
+Ints: TypeAlias = NDArray[np.int64]
+
+
+class Window:
+    """Queued requests' loads in order of age, with what the strategies ask of them.
+
+    length: X, entries of every load vector.
+    num_layers: L, of which the vector is made; L divides X.
+    keep_products: keep the products of all pairs from one decision to the next, which pays where windows are long.
+        Without it, a product is computed when asked for.
+
+    Requests keep their row of the tables while they wait; `_row_W` says which, by age.
+    Raises ConfigError for a length below 1 or layers that do not divide it.
+    """
+
+    def __init__(self, length: int, *, num_layers: int = 1, keep_products: bool = True) -> None:
+        if length < 1:
+            raise ConfigError("length", length, "at least 1: one entry per expert or device")
+        if num_layers < 1 or length % num_layers:
+            raise ConfigError("num_layers", num_layers, f"a divisor of the {length} entries of a load vector")
+        self.length, self.num_layers, self.keep_products = length, num_layers, keep_products
+        self._row_W: Ints = np.zeros(0, dtype=np.int64)
+        self._set_tables(np.zeros((0, length)))
+
+    @classmethod
+    def of(cls, loads_WX: ArrayLike, *, num_layers: int = 1, keep_products: bool = False) -> Window:
+        """A window of `loads_WX` [W, X], the oldest first. Raises ShapeError, ConfigError."""
+        checked_WX = as_loads(loads_WX)
+        window = cls(checked_WX.shape[1], num_layers=num_layers, keep_products=keep_products)
+        if keep_products:
+            window.add(checked_WX)
+        else:
+            window._set_tables(checked_WX)
+            window._row_W = np.arange(len(checked_WX))
+        return window
+
+    def __len__(self) -> int:
+        return len(self._row_W)
+
+    def add(self, loads_NX: ArrayLike) -> None:
+        """Append `loads_NX` [N, X] as the youngest, in this order. Raises ShapeError, ConfigError."""
+        new_NX = as_loads(loads_NX)
+        if new_NX.shape[1] != self.length:
+            raise ShapeError(f"a load vector has {new_NX.shape[1]} entries, those of the window {self.length}")
+        row_N = self._vacant_rows(len(new_NX))
+        self._load_RX[row_N] = new_NX
+        self._total_R[row_N] = new_NX.sum(-1)
+        self._norm_R[row_N] = np.einsum("nx,nx->n", new_NX, new_NX)
+        self._row_W = np.concatenate([self._row_W, row_N])
+        if self.keep_products:
+            dot_RN = self._load_RX @ new_NX.T
+            self._dot_RR[:, row_N] = dot_RN
+            self._dot_RR[row_N] = dot_RN.T
+
+    def remove(self, indices: Sequence[int] | Ints) -> None:
+        """Take out the requests at `indices`; those that stay keep their order."""
+        self._row_W = np.delete(self._row_W, np.asarray(indices, dtype=np.int64))
+
+    def loads(self, indices: Sequence[int] | Ints | slice = slice(None)) -> Floats:
+        """[N, L, X / L]: the load vectors of these requests, layer by layer."""
+        rows = self._load_RX[self._row_W[indices]]
+        return rows.reshape(len(rows), self.num_layers, -1)
+
+    @property
+    def total_W(self) -> Floats:
+        """[W]: the sum of each load vector."""
+        return np.asarray(self._total_R[self._row_W])
+
+    @property
+    def norm_W(self) -> Floats:
+        """[W]: the square of each load vector's length."""
+        return np.asarray(self._norm_R[self._row_W])
+
+    @property
+    def variation_W(self) -> Floats:
+        """[W]: X times the variance of each load vector."""
+        return self.norm_W - self.total_W**2 / self.length
+
+    def dots(self, index: int) -> Floats:
+        """[W]: the product of one request's load vector with every other's."""
+        row = self._row_W[index]
+        if self.keep_products:
+            return np.asarray(self._dot_RR[row].take(self._row_W))
+        return (self._load_RX @ self._load_RX[row])[self._row_W]
+
+    def all_dots(self) -> Floats:
+        """[W, W]: the products of all pairs."""
+        if self.keep_products:
+            return np.asarray(self._dot_RR[np.ix_(self._row_W, self._row_W)])
+        load_WX = self._load_RX[self._row_W]
+        return load_WX @ load_WX.T
+
+    def _vacant_rows(self, number: int) -> Ints:
+        """`number` rows of the tables that no request has; the tables grow where they are full."""
+        size = len(self._load_RX)
+        if len(self) + number > size:
+            self._grow(max(2 * size, len(self) + number, 16))
+        is_vacant_R = np.ones(len(self._load_RX), dtype=bool)
+        is_vacant_R[self._row_W] = False
+        return np.flatnonzero(is_vacant_R)[:number]
+
+    def _grow(self, size: int) -> None:
+        old, dot_RR = len(self._load_RX), self._dot_RR
+        load_RX = np.zeros((size, self.length))
+        load_RX[:old] = self._load_RX
+        self._set_tables(load_RX)
+        if self.keep_products:
+            self._dot_RR[:old, :old] = dot_RR
+
+    def _set_tables(self, load_RX: Floats) -> None:
+        size = len(load_RX)
+        self._load_RX = load_RX
+        self._total_R = load_RX.sum(-1)
+        self._norm_R = np.einsum("rx,rx->r", load_RX, load_RX)
+        self._dot_RR = np.zeros((size, size) if self.keep_products else (0, 0))
+
+
+def as_loads(loads_WX: ArrayLike) -> Floats:
+    """[W, X] float64, finite and not negative. Raises ShapeError, ConfigError."""
+    loads = np.array(loads_WX, dtype=np.float64, order="C")
+    if loads.ndim != 2 or loads.shape[1] == 0:
+        raise ShapeError(f"loads must be [requests, entries], got {loads.shape}")
+    if loads.size and not (np.isfinite(loads.max()) and loads.min() >= 0):
+        raise ConfigError("loads", loads_WX, "finite numbers of at least 0")
+    return loads
