@@ -28,8 +28,9 @@ def figures_table(
 ) -> Table:
     """A table with the label on the left and the figures that fit a terminal of `width` columns on the right."""
     shown = [figure for figure in figures if width >= ROOM or not figure.wide]
+    space = 1 if width >= ROOM else 0
     table = Table(
-        title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1), pad_edge=False
+        title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, space, 0, 0), pad_edge=False
     )
     table.add_column(label.name, no_wrap=True)
     for figure in shown:
