@@ -7,5 +7,5 @@ cd "$(dirname "$0")/.."
 LOADS=${LOADS:-../shared/data/expert_loads/olmoe-1b-7b.json}
 [ -e "$LOADS" ] || { echo "$LOADS is not there: set LOADS to OLMoE's expert counts (docs/loads-file.md)" >&2; exit 2; }
 make .venv/.runtime
-OMP_NUM_THREADS=1 .venv/bin/evenmoe bench saving --shape olmoe --loads "$LOADS" --layer 7 --tag github --tokens 4096 \
-    --json "${OUT:-out}/dropping_saves.json" "$@"
+OMP_NUM_THREADS=1 .venv/bin/evenmoe bench saving --shape olmoe --loads "$LOADS" --layer 7 --tag github --tokens 4096 --policy token_drop \
+    --policy fill --json "${OUT:-out}/dropping_saves.json" "$@"

@@ -43,7 +43,7 @@ def bench_layer(
     if clock == "cpu" and (mode != "emulated" or threads != 1):
         raise ConfigError("clock", clock, "wall, unless the mode is emulated with one thread")
     routed = job.routed(job.draw())
-    predicted = None if machine is None else _predicted(job, routed, machine)
+    predicted = None if machine is None else _predicted(job, routed, machine, barriers=mode == "ranks")
     config = job.describe() | {"machine": None if machine is None else machine.name}
     traced: list[TracedPass] = []
     if mode == "ranks":
@@ -61,7 +61,9 @@ def bench_layer(
     return LayerResults(mode=mode, config=config, rows=make_rows(job, routed, timed, predicted)), traced
 
 
-def _predicted(job: LayerJob, routed: Sequence[RoutedLayer], machine: Machine) -> list[LayerPrediction]:
+def _predicted(
+    job: LayerJob, routed: Sequence[RoutedLayer], machine: Machine, *, barriers: bool
+) -> list[LayerPrediction]:
     return [
         predict_layer(
             machine,
@@ -71,6 +73,7 @@ def _predicted(job: LayerJob, routed: Sequence[RoutedLayer], machine: Machine) -
             placement_holds_DE=job.placement.holds(0),
             policy=setting.policy.name,
             dtype=job.dtype_name,
+            barriers=barriers,
         )
         for setting, layer in zip(job.settings, routed, strict=True)
     ]

@@ -6,18 +6,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
-from rich.table import Table
 
 from evenmoe.cli.bench_inputs import GAMMAS, POLICIES, check_ranks, link_for, settings_for
 from evenmoe.cli.bench_model_jobs import Asked, Drawn, random_job, trained_job
 from evenmoe.cli.console import progress_bar, stderr, stdout
+from evenmoe.cli.figures import Figure, figures_table, in_gamma, in_ms
 from evenmoe.cli.options import JsonOption, SeedOption
 from evenmoe.errors import ConfigError, check_choice
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from evenmoe.bench.emulated import Link
     from evenmoe.bench.model_job import ModelJob, ModelMode, Part
-    from evenmoe.bench.model_results import ModelResults
+    from evenmoe.bench.model_results import ModelResults, ModelRow
 
 _WHAT = {
     "emulated": "emulated: each device's rows run alone on this machine, exchanges are computed",
@@ -184,52 +186,45 @@ def _print(results: ModelResults, job: ModelJob) -> None:
     )
     for part in job.parts:
         stdout.print(_outcome_table(results, part, job))
-    stdout.print(_phase_table(results))
+        stdout.print(_phase_table(results, part))
     stdout.print(f"Routing: {config['routing']}. Time: {results.composition}.", highlight=False)
 
 
+_LABEL: Figure[ModelRow] = Figure("policy", lambda row: row.policy)
+_GAMMA: Figure[ModelRow] = Figure("γ", lambda row: in_gamma(row.gamma))
+_OUTCOME: tuple[Figure[ModelRow], ...] = (
+    _GAMMA,
+    Figure("ms", lambda row: in_ms(row.total_ms)),
+    Figure("low-high", lambda row: f"{in_ms(row.total_ms_low)}-{in_ms(row.total_ms_high)}", wide=True),
+    Figure("speedup", lambda row: f"{row.speedup:.2f}"),
+    Figure("implied", lambda row: f"{row.implied_speedup:.2f}", wide=True),
+    Figure("MoE share", lambda row: f"{row.moe_share:.0%}"),
+    Figure("layer speedup", lambda row: f"{row.layer_speedup:.2f}"),
+    Figure("by loads", lambda row: f"{row.load_speedup:.2f}"),
+    Figure("kept", lambda row: f"{row.pairs_kept:.1%}", wide=True),
+    Figure("acted", lambda row: f"{row.applied:.0%}"),
+    Figure("straggler", lambda row: f"{row.straggler_factor:.2f}", wide=True),
+)
+
+
 def _outcome_table(results: ModelResults, part: Part, job: ModelJob) -> Table:
-    what = (
+    title = (
         f"Prefill of {job.num_prompt} tokens per row"
         if part == "prefill"
         else f"Decode, mean of {job.num_calls - 1} steps of one token per row"
     )
-    table = Table(title=what, title_justify="left")
-    table.add_column("policy")
-    names = ("γ", "ms", "low-high", "speedup", "implied", "MoE share", "layer speedup", "by loads")
-    for name in (*names, "kept", "acted", "straggler"):
-        table.add_column(name, justify="right")
-    for row in results.part(part):
-        table.add_row(
-            row.policy,
-            "" if row.gamma is None else f"{row.gamma:g}",
-            f"{row.total_ms:.1f}",
-            f"{row.total_ms_low:.1f}-{row.total_ms_high:.1f}",
-            f"{row.speedup:.2f}",
-            f"{row.implied_speedup:.2f}",
-            f"{row.moe_share:.0%}",
-            f"{row.layer_speedup:.2f}",
-            f"{row.load_speedup:.2f}",
-            f"{row.pairs_kept:.1%}",
-            f"{row.applied:.0%}",
-            f"{row.straggler_factor:.2f}",
-        )
-    return table
+    return figures_table(title, _LABEL, _OUTCOME, results.part(part), stdout.width)
 
 
-def _phase_table(results: ModelResults) -> Table:
-    title = "Milliseconds of a forward by phase of the MoE layers, mean over devices, and outside them"
-    table = Table(title=title, title_justify="left")
-    table.add_column("part")
-    table.add_column("policy")
-    for name in ("γ", *_PHASES, "outside"):
-        table.add_column(name, justify="right")
-    for index, row in enumerate(results.rows):
-        figures = [f"{row.phases_mean[phase]:.1f}" for phase in _PHASES] + [f"{row.outside_ms:.1f}"]
-        ends = index + 1 < len(results.rows) and results.rows[index + 1].part != row.part
-        gamma = "" if row.gamma is None else f"{row.gamma:g}"
-        table.add_row(row.part, row.policy, gamma, *figures, end_section=ends)
-    return table
+def _phase_table(results: ModelResults, part: Part) -> Table:
+    title = f"{part.capitalize()}: milliseconds by phase of the MoE layers, mean over devices, and outside"
+    outside: Figure[ModelRow] = Figure("outside", lambda row: in_ms(row.outside_ms))
+    figures = [_GAMMA, *map(_phase, _PHASES), outside]
+    return figures_table(title, _LABEL, figures, results.part(part), stdout.width)
+
+
+def _phase(phase: str) -> Figure[ModelRow]:
+    return Figure(phase, lambda row: in_ms(row.phases_mean[phase]))
 
 
 def _write(results: ModelResults, path: Path) -> None:

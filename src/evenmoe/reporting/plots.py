@@ -33,7 +33,7 @@ COLORS = (
 MARKERS = "oXsDv^P<h>"
 BEFORE, AFTER = "#c9d3de", "#2f6fb0"
 
-_STYLE = {
+STYLE = {
     "font.size": 9.0,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -57,7 +57,7 @@ def heat_map(
     panels: Mapping[str, NDArray[np.float64]], row_names: Sequence[str], row_title: str = "layer"
 ) -> Figure:
     """Normalised loads [rows, E], one panel each, on one colour scale: 1 is even."""
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         num_rows = len(row_names)
         height = 0.55 + len(panels) * (0.55 + 0.16 * max(num_rows, 3))
         figure = Figure(figsize=(8.2, height))
@@ -81,7 +81,7 @@ def heat_map(
 
 def quality_against_straggler(results: Results) -> Figure:
     """Accuracy over straggler factor: one line per policy, one point per gamma; up and left is better."""
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(8.2, 4.4))
         axis = figure.subplots()
         base = results.rows[0]
@@ -116,7 +116,7 @@ def load_profile(
     even = max(float(before_E.mean()), 1e-9)
     order = np.argsort(-before_E, kind="stable")
     after_E = after.total.after_LE[layer, :num_experts]
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(8.2, 2.9))
         axis = figure.subplots()
         x = np.arange(num_experts)
@@ -144,7 +144,7 @@ def most_uneven_layer(loads: ExpertLoads) -> int:
 def to_svg(figure: Figure) -> str:
     """The figure as an <svg> element; the same figure gives the same text."""
     buffer = io.StringIO()
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
     text = buffer.getvalue()
     return text[text.index("<svg") :]
@@ -152,6 +152,6 @@ def to_svg(figure: Figure) -> str:
 
 def to_png(figure: Figure, path: Path) -> Path:
     """Write the figure as a PNG file on white."""
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure.savefig(path, format="png", dpi=150, facecolor="white", metadata={"Software": None})
     return path

@@ -15,8 +15,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from evenmoe.errors import FileFormatError
-from evenmoe.reporting.plots import _STYLE as STYLE
-from evenmoe.reporting.plots import COLORS
+from evenmoe.reporting.plots import COLORS, STYLE
 
 Published = Mapping[str, Mapping[str, float]]
 """Policy -> gamma as text, without trailing zeros -> speedup."""
