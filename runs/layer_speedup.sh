@@ -14,9 +14,9 @@ bench() { # name of the result, then options
     name=$1; shift
     .venv/bin/evenmoe bench layer --clock cpu "$@" --json "$out/$name.json"
 }
-bench olmoe --shape olmoe --skew 5.6 --tokens 2048 --repeats 2
-bench deepseek-v2-lite --shape deepseek-v2-lite --skew 5 --tokens 1024 --repeats 1
-bench qwen1.5-moe --shape qwen1.5-moe --skew 3 --tokens 1024 --repeats 1
+bench olmoe --shape olmoe --skew 5.6 --tokens 2048 --repeats 3
+bench deepseek-v2-lite --shape deepseek-v2-lite --skew 5 --tokens 1024 --repeats 3
+bench qwen1.5-moe --shape qwen1.5-moe --skew 3 --tokens 1024 --repeats 3
 bench mixtral --shape mixtral --skew 3 --tokens 512 --repeats 1
 for domain in arxiv book c4 github wikipedia; do
     bench "olmoe@$domain" --shape olmoe --loads "$loads/olmoe-1b-7b.json" --layer 7 --tag "$domain" --tokens 1024 --repeats 1

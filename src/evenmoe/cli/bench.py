@@ -10,13 +10,15 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from evenmoe.cli import bench_layer, bench_model
+from evenmoe.cli import bench_layer, bench_model, bench_saving, bench_scheduler
 from evenmoe.cli.console import stderr, stdout
 from evenmoe.cli.options import JsonOption, SeedOption
 
 app = typer.Typer(help="Time things, each beside a reference in the same run.", no_args_is_help=True)
 app.command("layer")(bench_layer.layer)
 app.command("model")(bench_model.model)
+app.command("scheduler")(bench_scheduler.scheduler)
+app.command("saving")(bench_saving.saving)
 
 
 @app.callback()

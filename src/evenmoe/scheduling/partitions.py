@@ -101,7 +101,9 @@ def _half_with_first(dot_NN: Floats) -> list[int]:
     """
     sides: list[tuple[list[int], list[int]]] = [([index], []) for index in range(len(dot_NN))]
     while len(sides) > 1:
-        if len(sides) % 2:  # an empty node: after the first round every node has as many on one side as on the other
+        if (
+            len(sides) % 2
+        ):  # an empty node: after the first round every node has as many on one side as on the other
             sides.append(([], []))
             dot_NN = np.pad(dot_NN, (0, 1))
         left_P, right_P, dot_P = _pairs(dot_NN)

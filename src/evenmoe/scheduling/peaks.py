@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from evenmoe.scheduling.greedy import tolerance_of
 from evenmoe.scheduling.ordered import fcfs
 from evenmoe.scheduling.picking import Picking
 from evenmoe.scheduling.window import Floats, Ints, Window
 
 _MOST_CELLS = 1 << 17
 """Numbers looked at in one round of exchanges; where there are more, products choose which."""
+
+_LEAST_SHORTLIST = 8
 
 
 def excess(load: Floats) -> Floats:
@@ -31,7 +32,8 @@ def straggler(window: Window, picked: list[int]) -> float:
 def peak_excess(window: Window, picking: Picking, shortlist: int, exchanges: int) -> None:
     """Add the candidate with the least excess of l + v, then exchange members for others while that lowers it.
 
-    Where the window is longer than `shortlist`, each step looks at that many candidates, those of the least variance.
+    Where the window is longer than `shortlist`, each step looks at that many candidates, those of the least variance,
+    and at fewer where load vectors are very long.
     There are at most `exchanges` exchanges, each the best of all; ties go to the earlier taken, then to the older.
     """
     num_fixed = len(picking.picked)
@@ -61,6 +63,12 @@ def auto(
         picking.picked = oldest.picked
 
 
+def _peak(load: Floats) -> Floats:
+    """Sum over layers of the peaks, [...], of loads [..., L, D]."""
+    peak = load.max(-1)
+    return np.asarray(peak[..., 0] if peak.shape[-1] == 1 else peak.sum(-1))
+
+
 class _Search:
     """The batch's load, and for long windows its products with every candidate."""
 
@@ -76,23 +84,22 @@ class _Search:
 
     def best_candidate(self, shortlist: int) -> int:
         """The open candidate of the least excess; the oldest of equals."""
-        open_N = np.flatnonzero(self.picking.is_open_W)
-        if len(self.window) > shortlist:
-            open_N = self._likely(open_N, shortlist)
-            load_NLD = self.window.loads(open_N)
-        else:
+        if len(self.window) <= shortlist:
             if self.load_WLD is None:
                 self.load_WLD = self.window.loads()
-            load_NLD = self.load_WLD[open_N]
-        load_NLD += self.load_LD
-        excess_N = load_NLD.max(-1).sum(-1) - self.mean_W[open_N]
-        return int(open_N[(excess_N <= excess_N.min() + self.tolerance).argmax()])
+            excess_W = _peak(self.load_WLD + self.load_LD) - self.mean_W
+            excess_W[~self.picking.is_open_W] = np.inf
+            return int((excess_W <= excess_W[excess_W.argmin()] + self.tolerance).argmax())
+        most = min(shortlist, max(_LEAST_SHORTLIST, _MOST_CELLS // (8 * self.window.length)))
+        likely_N = self._likely(np.flatnonzero(self.picking.is_open_W), most)
+        excess_N = _peak(self.window.loads(likely_N) + self.load_LD) - self.mean_W[likely_N]
+        return int(likely_N[(excess_N <= excess_N.min() + self.tolerance).argmax()])
 
     def add(self, index: int) -> None:
         """The batch has one more."""
         self.load_LD += self.window.loads([index])[0]
         if self.score_W is not None:
-            self.score_W += 2.0 * self._centred_dots(index)
+            self.score_W += 2.0 * self.window.centred_dots(index)
 
     def exchange(self, num_fixed: int) -> bool:
         """Exchange one member, not of the first `num_fixed`, for one outside where that gains most; whether it did."""
@@ -102,12 +109,15 @@ class _Search:
         outside_N = np.flatnonzero(is_outside_W)
         if not members.size or not outside_N.size:
             return False
-        member_P, other_P = self._exchanges(members, outside_N)
-        change_PLD = self.window.loads(other_P) - self.window.loads(member_P)
-        excess_P = (self.load_LD + change_PLD).max(-1).sum(-1) - self.mean_W[other_P] + self.mean_W[member_P]
-        excess_P[~self._fits(member_P, other_P)] = np.inf
+        place_P, other_P = self._exchanges(members, outside_N)
+        member_P = members[place_P]
+        load_PLD = self.window.loads(other_P) if self.load_WLD is None else self.load_WLD[other_P]
+        load_PLD += (self.load_LD - self.window.loads(members))[place_P]
+        excess_P = _peak(load_PLD) - self.mean_W[other_P] + self.mean_W[member_P]
+        if self.picking.limits.tokens_W is not None:
+            excess_P[~self._fits(member_P, other_P)] = np.inf
         least = float(excess_P.min())
-        if least >= float(self.load_LD.max(-1).sum()) - self.tolerance:
+        if least >= float(_peak(self.load_LD)) - 2 * self.tolerance:
             return False
         best = int((excess_P <= least + self.tolerance).argmax())
         member, other = int(member_P[best]), int(other_P[best])
@@ -117,21 +127,24 @@ class _Search:
         return True
 
     def _exchanges(self, members: Ints, outside_N: Ints) -> tuple[Ints, Ints]:
-        """Pairs (member, other), all of them or for each member those of the least variance afterwards."""
-        most = max(1, _MOST_CELLS // (self.window.length * len(members)))
-        if most >= len(outside_N):
-            return np.repeat(members, len(outside_N)), np.tile(outside_N, len(members))
-        score_N = self._variance_score()[outside_N]
-        likely = []
-        for member in members.tolist():
-            after_N = score_N - 2.0 * self._centred_dots(member)[outside_N]
-            likely.append(outside_N[np.sort(np.argpartition(after_N, most - 1)[:most])])
-        return np.repeat(members, most), np.concatenate(likely)
+        """Pairs (number of the member, other), in order: all of them, or those of the least variance afterwards."""
+        place_P, other_P = (
+            np.repeat(np.arange(len(members)), len(outside_N)),
+            np.tile(outside_N, len(members)),
+        )
+        most = max(1, _MOST_CELLS // self.window.length)
+        if most >= len(place_P):
+            return place_P, other_P
+        score_W, own_W = self._variance_score(), self.window.variation_W
+        dot_BN = np.stack([self.window.centred_dots(member)[outside_N] for member in members.tolist()])
+        # of l - v_i + v_j, less what all exchanges share; score_i counts the member's own product twice
+        after_BN = (2.0 * own_W[members] - score_W[members])[:, None] + score_W[outside_N] - 2.0 * dot_BN
+        likely = np.sort(np.argpartition(after_BN.ravel(), most - 1)[:most])
+        return place_P[likely], other_P[likely]
 
     def _fits(self, member_P: Ints, other_P: Ints) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
         tokens_W = self.picking.limits.tokens_W
-        if tokens_W is None:
-            return np.ones(len(member_P), dtype=bool)
+        assert tokens_W is not None
         left = (self.picking.limits.token_budget or 0) - int(tokens_W[self.picking.picked].sum())
         return np.asarray(tokens_W[other_P] - tokens_W[member_P] <= left)
 
@@ -147,10 +160,5 @@ class _Search:
         if self.score_W is None:
             self.score_W = self.window.variation_W
             for index in self.picking.picked:
-                self.score_W += 2.0 * self._centred_dots(index)
+                self.score_W += 2.0 * self.window.centred_dots(index)
         return self.score_W
-
-    def _centred_dots(self, index: int) -> Floats:
-        mean_W = self.mean_W
-        share = mean_W[index] * self.num_entries * self.num_entries / self.window.length
-        return np.asarray(self.window.dots(index) - share * mean_W)

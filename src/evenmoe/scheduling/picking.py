@@ -46,7 +46,9 @@ class Limits:
     def check(self, num_waiting: int) -> None:
         """Raise unless these limits are for a window of `num_waiting` requests."""
         if self.tokens_W is not None and self.tokens_W.shape != (num_waiting,):
-            raise ShapeError(f"tokens_W has shape {self.tokens_W.shape}; the window holds {num_waiting} requests")
+            raise ShapeError(
+                f"tokens_W has shape {self.tokens_W.shape}; the window holds {num_waiting} requests"
+            )
         allowed = f"different requests from 0 to {num_waiting - 1}"
         if len(set(self.first)) != len(self.first):
             raise ConfigError("first", self.first, allowed)
@@ -61,6 +63,7 @@ class Picking:
         self.limits = limits
         self.picked: list[int] = []
         self.is_open_W: NDArray[np.bool_] = np.ones(num_waiting, dtype=bool)
+        self._most = min(limits.batch_size, num_waiting)
         self._tokens_left = limits.token_budget or 0
         for index in limits.first:
             if not self.has_room or not self.is_open_W[index]:
@@ -71,7 +74,7 @@ class Picking:
     @property
     def has_room(self) -> bool:
         """Whether the batch may have more requests and there is one that fits."""
-        return len(self.picked) < self.limits.batch_size and bool(self.is_open_W.any())
+        return len(self.picked) < self._most and (self.limits.tokens_W is None or bool(self.is_open_W.any()))
 
     def take(self, index: int) -> int:
         """Put a request in; those that no longer fit are closed."""
@@ -82,10 +85,22 @@ class Picking:
             self.is_open_W &= self.limits.tokens_W <= self._tokens_left
         return index
 
+    def close(self, score_W: Floats) -> None:
+        """Make the score of every request that is not open infinite, in place."""
+        score_W[~self.is_open_W] = np.inf
+
     def take_least(self, score_W: Floats, tolerance: float) -> int:
-        """Take the open request of the least score; the oldest of those within `tolerance` of it."""
-        masked_W = np.where(self.is_open_W, score_W, np.inf)
-        return self.take(int((masked_W <= masked_W.min() + tolerance).argmax()))
+        """Take the request of the least score, the oldest of those within `tolerance` of it.
+
+        `score_W` must be closed, and is closed again, in place.
+        """
+        least = score_W[score_W.argmin()]
+        index = self.take(int((score_W <= least + tolerance).argmax()))
+        if self.limits.tokens_W is None:
+            score_W[index] = np.inf
+        else:
+            self.close(score_W)
+        return index
 
     def take_in_order(self, order: Iterable[int]) -> None:
         """Take what fits of `order` until the batch is full."""

@@ -58,10 +58,14 @@ class Options:
             value = getattr(self, field)
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise ConfigError(field, value, f"an integer of at least {least}")
-        if not self.min_depth >= 0:
-            raise ConfigError("min_depth", self.min_depth, "at least 0")
-        if not 0 <= self.min_gain < 1:
-            raise ConfigError("min_gain", self.min_gain, "from 0 to under 1")
+        if not _is_number(self.min_depth) or not self.min_depth >= 0:
+            raise ConfigError("min_depth", self.min_depth, "a number of at least 0")
+        if not _is_number(self.min_gain) or not 0 <= self.min_gain < 1:
+            raise ConfigError("min_gain", self.min_gain, "a number from 0 to under 1")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 DEFAULT_OPTIONS: Final = Options()
@@ -82,8 +86,8 @@ def select(
     """Which requests of the window run together: indices, at most `batch_size`, the oldest (0) always the first.
 
     name: one of STRATEGIES.
-    loads_WX: [W, X] predicted load of each waiting request, the oldest first; or a `Window` of them, which keeps products
-        between requests from one decision to the next.
+    loads_WX: [W, X] predicted load of each waiting request, the oldest first; or a `Window` of them, which keeps
+        products between requests from one decision to the next.
     rng: for random, power_of_d and power_of_d_dot, which need it. The same generator state gives the same batch.
     num_layers: L where a vector is L layers one after the other; peak_excess and auto sum the peak over layers.
     first: requests that go before all others, in place of the oldest.

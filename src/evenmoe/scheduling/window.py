@@ -1,4 +1,6 @@
-"""The load vectors of queued requests, oldest first, and the products between them. Shape letters: W requests, X entries.
+"""The load vectors of queued requests, oldest first, and the products between them.
+
+Shape letters: W requests, X entries, R rows of the tables.
 
 A load vector has X entries: experts, or layers one after the other of experts or of devices.
 """
@@ -15,6 +17,12 @@ from evenmoe.errors import ConfigError, ShapeError
 
 Floats: TypeAlias = NDArray[np.float64]
 Ints: TypeAlias = NDArray[np.int64]
+
+_SMALL = 1 << 18
+"""Multiplications under which all products anew are cheaper than keeping them."""
+
+_SHORT = 128
+"""Windows of one decision up to this length compute all products at once: one matrix product beats many small ones."""
 
 
 class Window:
@@ -36,18 +44,19 @@ class Window:
             raise ConfigError("num_layers", num_layers, f"a divisor of the {length} entries of a load vector")
         self.length, self.num_layers, self.keep_products = length, num_layers, keep_products
         self._row_W: Ints = np.zeros(0, dtype=np.int64)
+        self._vacant: list[int] = []
+        self._is_whole = False
         self._set_tables(np.zeros((0, length)))
 
     @classmethod
-    def of(cls, loads_WX: ArrayLike, *, num_layers: int = 1, keep_products: bool = False) -> Window:
-        """A window of `loads_WX` [W, X], the oldest first. Raises ShapeError, ConfigError."""
+    def of(cls, loads_WX: ArrayLike, *, num_layers: int = 1) -> Window:
+        """A window of `loads_WX` [W, X], the oldest first, for one decision. Raises ShapeError, ConfigError."""
         checked_WX = as_loads(loads_WX)
-        window = cls(checked_WX.shape[1], num_layers=num_layers, keep_products=keep_products)
-        if keep_products:
-            window.add(checked_WX)
-        else:
-            window._set_tables(checked_WX)
-            window._row_W = np.arange(len(checked_WX))
+        is_short = len(checked_WX) <= _SHORT
+        window = cls(checked_WX.shape[1], num_layers=num_layers, keep_products=is_short)
+        window._set_tables(checked_WX)
+        window._row_W = np.arange(len(checked_WX))
+        window._is_whole = True
         return window
 
     def __len__(self) -> int:
@@ -57,71 +66,99 @@ class Window:
         """Append `loads_NX` [N, X] as the youngest, in this order. Raises ShapeError, ConfigError."""
         new_NX = as_loads(loads_NX)
         if new_NX.shape[1] != self.length:
-            raise ShapeError(f"a load vector has {new_NX.shape[1]} entries, those of the window {self.length}")
+            raise ShapeError(
+                f"a load vector has {new_NX.shape[1]} entries, those of the window {self.length}"
+            )
         row_N = self._vacant_rows(len(new_NX))
         self._load_RX[row_N] = new_NX
         self._total_R[row_N] = new_NX.sum(-1)
         self._norm_R[row_N] = np.einsum("nx,nx->n", new_NX, new_NX)
         self._row_W = np.concatenate([self._row_W, row_N])
-        if self.keep_products:
-            dot_RN = self._load_RX @ new_NX.T
-            self._dot_RR[:, row_N] = dot_RN
-            self._dot_RR[row_N] = dot_RN.T
+        self._is_whole = False
+        self._has_products_R[row_N] = self._is_complete = False
 
     def remove(self, indices: Sequence[int] | Ints) -> None:
         """Take out the requests at `indices`; those that stay keep their order."""
-        self._row_W = np.delete(self._row_W, np.asarray(indices, dtype=np.int64))
+        stays_W = np.ones(len(self), dtype=bool)
+        stays_W[indices if isinstance(indices, np.ndarray) else list(indices)] = False
+        self._vacant += self._row_W[~stays_W].tolist()
+        self._row_W = self._row_W[stays_W]
+        self._is_whole = False
 
     def loads(self, indices: Sequence[int] | Ints | slice = slice(None)) -> Floats:
-        """[N, L, X / L]: the load vectors of these requests, layer by layer."""
-        rows = self._load_RX[self._row_W[indices]]
-        return rows.reshape(len(rows), self.num_layers, -1)
+        """[N, L, X / L]: a copy of the load vectors of these requests, layer by layer."""
+        rows_NX = self._load_RX[self._row_W[indices]]
+        return rows_NX.reshape(len(rows_NX), self.num_layers, -1)
 
     @property
     def total_W(self) -> Floats:
         """[W]: the sum of each load vector."""
-        return np.asarray(self._total_R[self._row_W])
+        return self._waiting(self._total_R)
 
     @property
     def norm_W(self) -> Floats:
         """[W]: the square of each load vector's length."""
-        return np.asarray(self._norm_R[self._row_W])
+        return self._waiting(self._norm_R)
 
     @property
     def variation_W(self) -> Floats:
         """[W]: X times the variance of each load vector."""
-        return self.norm_W - self.total_W**2 / self.length
+        return np.asarray(self.norm_W - self.total_W**2 / self.length)
 
     def dots(self, index: int) -> Floats:
         """[W]: the product of one request's load vector with every other's."""
         row = self._row_W[index]
-        if self.keep_products:
-            return np.asarray(self._dot_RR[row].take(self._row_W))
-        return (self._load_RX @ self._load_RX[row])[self._row_W]
+        if not self.keep_products:
+            return self._waiting(self._load_RX @ self._load_RX[row])
+        self._complete_products()
+        return self._waiting(self._dot_RR[row])
+
+    def centred_dots(self, index: int) -> Floats:
+        """[W]: the product of one request's load vector with every other's, each less its mean."""
+        total_W = self.total_W
+        return np.asarray(self.dots(index) - (total_W[index] / self.length) * total_W)
 
     def all_dots(self) -> Floats:
         """[W, W]: the products of all pairs."""
-        if self.keep_products:
+        if self.keep_products and len(self) ** 2 * self.length > _SMALL:
+            self._complete_products()
             return np.asarray(self._dot_RR[np.ix_(self._row_W, self._row_W)])
-        load_WX = self._load_RX[self._row_W]
-        return load_WX @ load_WX.T
+        load_WX = self._load_RX.take(self._row_W, axis=0)
+        return np.asarray(load_WX @ load_WX.T)
+
+    def _waiting(self, table_R: Floats) -> Floats:
+        """[W]: the entries of the waiting requests, by age; always a copy."""
+        return np.asarray(table_R.copy() if self._is_whole else table_R.take(self._row_W))
+
+    def _complete_products(self) -> None:
+        """Compute the products of the requests that came since they were last asked for."""
+        if self._is_complete:
+            return
+        row_N = self._row_W[~self._has_products_R[self._row_W]]
+        dot_RN = self._load_RX @ self._load_RX[row_N].T
+        self._dot_RR[:, row_N] = dot_RN
+        self._dot_RR[row_N] = dot_RN.T
+        self._has_products_R[row_N] = True
+        self._is_complete = True
 
     def _vacant_rows(self, number: int) -> Ints:
         """`number` rows of the tables that no request has; the tables grow where they are full."""
         size = len(self._load_RX)
         if len(self) + number > size:
-            self._grow(max(2 * size, len(self) + number, 16))
-        is_vacant_R = np.ones(len(self._load_RX), dtype=bool)
-        is_vacant_R[self._row_W] = False
-        return np.flatnonzero(is_vacant_R)[:number]
+            self._grow(max(len(self) + number + size // 4, 16))
+            self._vacant += range(size, len(self._load_RX))
+        rows, self._vacant = self._vacant[:number], self._vacant[number:]
+        return np.array(rows, dtype=np.int64)
 
     def _grow(self, size: int) -> None:
-        old, dot_RR = len(self._load_RX), self._dot_RR
+        old_RX, dot_RR, has_products_R = self._load_RX, self._dot_RR, self._has_products_R
+        old = len(old_RX)
         load_RX = np.zeros((size, self.length))
-        load_RX[:old] = self._load_RX
+        load_RX[:old] = old_RX
         self._set_tables(load_RX)
         if self.keep_products:
             self._dot_RR[:old, :old] = dot_RR
+            self._has_products_R[:old] = has_products_R
 
     def _set_tables(self, load_RX: Floats) -> None:
         size = len(load_RX)
@@ -129,6 +166,8 @@ class Window:
         self._total_R = load_RX.sum(-1)
         self._norm_R = np.einsum("rx,rx->r", load_RX, load_RX)
         self._dot_RR = np.zeros((size, size) if self.keep_products else (0, 0))
+        self._has_products_R = np.zeros(size, dtype=bool)
+        self._is_complete = False
 
 
 def as_loads(loads_WX: ArrayLike) -> Floats:
