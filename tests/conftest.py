@@ -4,14 +4,36 @@ import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+import sys
 from pathlib import Path
 
 import pytest
+
+from evenmoe.cli.main import run
 
 DOMAINS = {
     "numbers": " ".join(str(n * n) for n in range(4000)),
     "words": "the quick brown fox jumps over the lazy dog and runs away from it. " * 300,
 }
+
+
+@pytest.fixture
+def evenmoe(monkeypatch, capsys):
+    """Run a command in this process; gives (exit status, standard output, standard error)."""
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["evenmoe", *map(str, arguments)])
+        monkeypatch.setenv("COLUMNS", "200")
+        monkeypatch.delenv("EVENMOE_TRACEBACK", raising=False)
+        try:
+            run()
+            status = 0
+        except SystemExit as stop:
+            status = int(stop.code or 0)
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
+
+    return call
 
 
 @pytest.fixture(scope="session")

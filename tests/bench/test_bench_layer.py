@@ -1,38 +1,23 @@
 """`evenmoe bench layer` as a user calls it: tables, data, traces, and what it says when something is wrong."""
 
 import json
-import sys
+from functools import partial
 
 import pytest
 
 from evenmoe.bench.phases import PHASES
-from evenmoe.cli.main import run
 
 SMALL = ["--tokens", "512", "--repeats", "1", "--gamma", "1"]
 MACHINE = "h100-node"
 
 
 @pytest.fixture
-def bench_layer(monkeypatch, capsys, tmp_path):
+def bench_layer(evenmoe, tmp_path):
     """Run the command on a tiny shape in this process; gives (exit status, standard output, standard error)."""
     shape = tmp_path / "tiny.json"
     sizes = {"hidden": 16, "intermediate": 8, "num_experts": 8, "top_k": 2, "num_devices": 4}
     shape.write_text(json.dumps(sizes))
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        words = ["evenmoe", "bench", "layer", "--shape", shape, *SMALL, *arguments]
-        monkeypatch.setattr(sys, "argv", [str(word) for word in words])
-        monkeypatch.setenv("COLUMNS", "200")
-        monkeypatch.delenv("EVENMOE_TRACEBACK", raising=False)
-        try:
-            run()
-            status = 0
-        except SystemExit as stop:
-            status = int(stop.code or 0)
-        captured = capsys.readouterr()
-        return status, captured.out, captured.err
-
-    return call
+    return partial(evenmoe, "bench", "layer", "--shape", shape, *SMALL)
 
 
 def check_rows(body, num_devices, mode):

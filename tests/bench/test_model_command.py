@@ -1,32 +1,17 @@
 """`evenmoe bench model` as it is typed: what it prints and writes, and what it refuses."""
 
 import json
-import sys
+from functools import partial
 
 import pytest
-
-from evenmoe.cli.main import run
 
 SIZES = ("--devices", 2, "--batch-size", 1, "--prompt-tokens", 16, "--new-tokens", 2, "--repeats", 1)
 
 
 @pytest.fixture
-def bench(monkeypatch, capsys):
+def bench(evenmoe):
     """Run `evenmoe bench model ...` in this process; gives (exit status, standard output, standard error)."""
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["evenmoe", "bench", "model", *map(str, arguments)])
-        monkeypatch.setenv("COLUMNS", "200")
-        monkeypatch.delenv("EVENMOE_TRACEBACK", raising=False)
-        try:
-            run()
-            status = 0
-        except SystemExit as stop:
-            status = int(stop.code or 0)
-        captured = capsys.readouterr()
-        return status, captured.out, captured.err
-
-    return call
+    return partial(evenmoe, "bench", "model")
 
 
 def test_a_checkpoint_is_timed_on_text(bench, tiny_checkpoint, text_files, tmp_path):

@@ -6,29 +6,9 @@ import sys
 
 import pytest
 
-from evenmoe.cli.main import run
 from evenmoe.loads import read_loads
 
 SMALL = ["--windows", "8", "--window-tokens", "24", "--batch-size", "4", "--devices", "4"]
-
-
-@pytest.fixture
-def evenmoe(monkeypatch, capsys):
-    """Run a command in this process; gives (exit status, standard output, standard error)."""
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["evenmoe", *map(str, arguments)])
-        monkeypatch.setenv("COLUMNS", "200")
-        monkeypatch.delenv("EVENMOE_TRACEBACK", raising=False)
-        try:
-            run()
-            status = 0
-        except SystemExit as stop:
-            status = int(stop.code or 0)
-        captured = capsys.readouterr()
-        return status, captured.out, captured.err
-
-    return call
 
 
 @pytest.fixture

@@ -1,12 +1,11 @@
 """`evenmoe place` as a newcomer uses it: what it prints and writes, and what it says when something is wrong."""
 
 import json
-import sys
+from functools import partial
 
 import numpy as np
 import pytest
 
-from evenmoe.cli.main import run
 from evenmoe.loads import write_loads
 from evenmoe.placement import read_placement
 from evenmoe.placement.methods import METHODS
@@ -14,22 +13,9 @@ from tests.placement.placement_cases import alike_loads, expert_loads, misleadin
 
 
 @pytest.fixture
-def place(monkeypatch, capsys):
+def place(evenmoe):
     """Run `evenmoe place` in this process; gives (exit status, standard output, standard error)."""
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["evenmoe", "place", *map(str, arguments)])
-        monkeypatch.setenv("COLUMNS", "200")
-        monkeypatch.delenv("EVENMOE_TRACEBACK", raising=False)
-        try:
-            run()
-            status = 0
-        except SystemExit as stop:
-            status = int(stop.code or 0)
-        captured = capsys.readouterr()
-        return status, captured.out, captured.err
-
-    return call
+    return partial(evenmoe, "place")
 
 
 def loads_file(folder, num_domains=3, seed=0, num_experts=16):

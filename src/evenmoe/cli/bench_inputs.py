@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from evenmoe.errors import ConfigError
 
@@ -18,6 +20,38 @@ if TYPE_CHECKING:
 
 GAMMAS = [2.0, 1.5, 1.0]
 POLICIES = ["token_drop", "expanded_drop", "fill"]
+
+ShapeOption = Annotated[
+    str, typer.Option(help="olmoe, deepseek-v2-lite, qwen1.5-moe, mixtral, or a model's config.json.")
+]
+LoadsOption = Annotated[
+    Path | None, typer.Option(help="A loads file: routing is drawn so that per-expert counts match it.")
+]
+LoadLayerOption = Annotated[
+    str | None, typer.Option("--layer", help="Layer of the loads file. Default: the middle one.")
+]
+TagOption = Annotated[str | None, typer.Option(help="Domain of the loads file. Default: all together.")]
+SkewOption = Annotated[
+    float | None,
+    typer.Option(
+        help="Make the busiest expert this many times the mean: of the file's, or of log-normal, loads."
+    ),
+]
+GammaOption = Annotated[list[float], typer.Option(help="Capacity factor (repeatable).")]
+PolicyOption = Annotated[list[str], typer.Option(help="NAME or NAME:option=value,... (repeatable).")]
+RepeatsOption = Annotated[int, typer.Option(help="Counted passes of every setting; they take turns.", min=1)]
+ClockOption = Annotated[
+    str,
+    typer.Option(help="wall, or cpu: CPU time of emulated devices, which a busy machine disturbs less."),
+]
+ThreadsOption = Annotated[int, typer.Option(help="Threads of each device.", min=1)]
+ExpertsOption = Annotated[
+    str, typer.Option(help="transformers' way to run experts: auto, eager or grouped_mm.")
+]
+RanksOption = Annotated[int | None, typer.Option(help="Real processes, one per device.", min=2)]
+TraceOption = Annotated[
+    Path | None, typer.Option(help="Also write a Chrome trace (chrome://tracing, ui.perfetto.dev).")
+]
 
 
 def check_ranks(mode: str, ranks: int | None, devices: int | None) -> None:

@@ -10,6 +10,19 @@ import typer
 from evenmoe.cli.bench_inputs import (
     GAMMAS,
     POLICIES,
+    ClockOption,
+    ExpertsOption,
+    GammaOption,
+    LoadLayerOption,
+    LoadsOption,
+    PolicyOption,
+    RanksOption,
+    RepeatsOption,
+    ShapeOption,
+    SkewOption,
+    TagOption,
+    ThreadsOption,
+    TraceOption,
     check_ranks,
     link_for,
     placement_for,
@@ -37,30 +50,19 @@ _PHASES = ("gate", "policy", "permute", "dispatch", "expert", "combine", "wait",
 
 
 def layer(
-    shape: Annotated[
-        str, typer.Option(help="olmoe, deepseek-v2-lite, qwen1.5-moe, mixtral, or a model's config.json.")
-    ] = "olmoe",
-    loads: Annotated[
-        Path | None, typer.Option(help="A loads file: routing is drawn so that per-expert counts match it.")
-    ] = None,
-    load_layer: Annotated[
-        str | None, typer.Option("--layer", help="Layer of the loads file. Default: the middle one.")
-    ] = None,
-    tag: Annotated[str | None, typer.Option(help="Domain of the loads file. Default: all together.")] = None,
-    skew: Annotated[
-        float | None,
-        typer.Option(
-            help="Make the busiest expert this many times the mean: of the file's, or of log-normal, loads."
-        ),
-    ] = None,
+    shape: ShapeOption = "olmoe",
+    loads: LoadsOption = None,
+    load_layer: LoadLayerOption = None,
+    tag: TagOption = None,
+    skew: SkewOption = None,
     devices: Annotated[
         int | None, typer.Option(help="Devices. Default: the shape's layout in the paper.", min=1)
     ] = None,
     placement: Annotated[
         Path | None, typer.Option(help="A placement file; its layer of the same name, or its only one.")
     ] = None,
-    gamma: Annotated[list[float], typer.Option(help="Capacity factor (repeatable).")] = GAMMAS,
-    policy: Annotated[list[str], typer.Option(help="NAME or NAME:option=value,... (repeatable).")] = POLICIES,
+    gamma: GammaOption = GAMMAS,
+    policy: PolicyOption = POLICIES,
     tokens: Annotated[
         int, typer.Option(help="Tokens of the batch, over all devices: 512 to 32768.", min=512, max=32768)
     ] = 2048,
@@ -68,19 +70,12 @@ def layer(
         str | None,
         typer.Option(help="emulated, ranks or predicted. Default: ranks with --ranks, else emulated."),
     ] = None,
-    ranks: Annotated[int | None, typer.Option(help="Real processes, one per device.", min=2)] = None,
-    clock: Annotated[
-        str,
-        typer.Option(help="wall, or cpu: CPU time of emulated devices, which a busy machine disturbs less."),
-    ] = "wall",
-    threads: Annotated[int, typer.Option(help="Threads of each device.", min=1)] = 1,
-    repeats: Annotated[
-        int, typer.Option(help="Counted passes of every setting; they take turns.", min=1)
-    ] = 3,
+    ranks: RanksOption = None,
+    clock: ClockOption = "wall",
+    threads: ThreadsOption = 1,
+    repeats: RepeatsOption = 3,
     dtype: Annotated[str, typer.Option(help="auto (the faster one here), float32 or bfloat16.")] = "auto",
-    experts: Annotated[
-        str, typer.Option(help="transformers' way to run experts: auto, eager or grouped_mm.")
-    ] = "auto",
+    experts: ExpertsOption = "auto",
     machine: Annotated[
         str | None,
         typer.Option(help="A machine file or name: puts what it predicts beside what is measured."),
@@ -94,9 +89,7 @@ def layer(
     ] = None,
     seed: SeedOption = 0,
     json: JsonOption = None,
-    trace: Annotated[
-        Path | None, typer.Option(help="Also write a Chrome trace (chrome://tracing, ui.perfetto.dev).")
-    ] = None,
+    trace: TraceOption = None,
 ) -> None:
     """Time one MoE layer of real dimensions with random weights, policy by policy and phase by phase.
 

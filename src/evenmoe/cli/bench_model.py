@@ -7,7 +7,25 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from evenmoe.cli.bench_inputs import GAMMAS, POLICIES, check_ranks, link_for, settings_for
+from evenmoe.cli.bench_inputs import (
+    GAMMAS,
+    POLICIES,
+    ClockOption,
+    ExpertsOption,
+    GammaOption,
+    LoadLayerOption,
+    LoadsOption,
+    PolicyOption,
+    RanksOption,
+    RepeatsOption,
+    SkewOption,
+    TagOption,
+    ThreadsOption,
+    TraceOption,
+    check_ranks,
+    link_for,
+    settings_for,
+)
 from evenmoe.cli.bench_model_jobs import Asked, Drawn, random_job, trained_job
 from evenmoe.cli.console import progress_bar, stderr, stdout
 from evenmoe.cli.figures import Figure, figures_table, in_gamma, in_ms
@@ -37,34 +55,25 @@ def model(
             "qwen1.5-moe, mixtral.",
         ),
     ],
-    ranks: Annotated[int | None, typer.Option(help="Real processes, one per device.", min=2)] = None,
+    ranks: RanksOption = None,
     mode: Annotated[
         str | None, typer.Option(help="emulated or ranks. Default: ranks with --ranks, else emulated.")
     ] = None,
     devices: Annotated[
         int | None, typer.Option(help="Devices. Default: the sizes' layout in the paper, 8.", min=1)
     ] = None,
-    gamma: Annotated[list[float], typer.Option(help="Capacity factor (repeatable).")] = GAMMAS,
-    policy: Annotated[list[str], typer.Option(help="NAME or NAME:option=value,... (repeatable).")] = POLICIES,
+    gamma: GammaOption = GAMMAS,
+    policy: PolicyOption = POLICIES,
     batch_size: Annotated[int, typer.Option(help="Rows of each device.", min=1)] = 4,
     prompt_tokens: Annotated[int, typer.Option(help="Tokens of each row's prefill.", min=1)] = 128,
     new_tokens: Annotated[int, typer.Option(help="Decode steps; 0: prefill alone.", min=0)] = 16,
     layers: Annotated[
         int | None, typer.Option(help="MoE layers of a model of random weights. Default: 2.", min=1)
     ] = None,
-    loads: Annotated[
-        Path | None, typer.Option(help="A loads file: random models draw each layer's routing from it.")
-    ] = None,
-    load_layer: Annotated[
-        str | None, typer.Option("--layer", help="Layer of the loads file. Default: the middle one.")
-    ] = None,
-    tag: Annotated[str | None, typer.Option(help="Domain of the loads file. Default: all together.")] = None,
-    skew: Annotated[
-        float | None,
-        typer.Option(
-            help="Make the busiest expert this many times the mean: of the file's, or of log-normal, loads."
-        ),
-    ] = None,
+    loads: LoadsOption = None,
+    load_layer: LoadLayerOption = None,
+    tag: TagOption = None,
+    skew: SkewOption = None,
     text: Annotated[
         list[Path] | None,
         typer.Option(
@@ -79,20 +88,13 @@ def model(
             min=1,
         ),
     ] = None,
-    repeats: Annotated[
-        int, typer.Option(help="Counted passes of every setting; they take turns.", min=1)
-    ] = 5,
-    clock: Annotated[
-        str,
-        typer.Option(help="wall, or cpu: CPU time of emulated devices, which a busy machine disturbs less."),
-    ] = "wall",
-    threads: Annotated[int, typer.Option(help="Threads of each device.", min=1)] = 1,
+    repeats: RepeatsOption = 5,
+    clock: ClockOption = "wall",
+    threads: ThreadsOption = 1,
     dtype: Annotated[
         str, typer.Option(help="float32, bfloat16, or auto: the faster one here, or the checkpoint's own.")
     ] = "auto",
-    experts: Annotated[
-        str, typer.Option(help="transformers' way to run experts: auto, eager or grouped_mm.")
-    ] = "auto",
+    experts: ExpertsOption = "auto",
     link_gb_s: Annotated[
         float | None, typer.Option(help="Emulated link, 10^9 bytes/s each way. Default: 12.5.")
     ] = None,
@@ -101,10 +103,7 @@ def model(
     ] = None,
     seed: SeedOption = 0,
     json: JsonOption = None,
-    trace: Annotated[
-        Path | None,
-        typer.Option(help="Also write a Chrome trace of the MoE layers (chrome://tracing, ui.perfetto.dev)."),
-    ] = None,
+    trace: TraceOption = None,
 ) -> None:
     """Time a model end to end under each policy, prefill and decode apart, and relate that to its MoE layers' share.
 

@@ -4,12 +4,26 @@ from __future__ import annotations
 
 import dataclasses
 import json as json_module
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from evenmoe.cli.bench_inputs import GAMMAS, POLICIES, placement_for, settings_for, shares_for
+from evenmoe.cli.bench_inputs import (
+    GAMMAS,
+    POLICIES,
+    GammaOption,
+    LoadLayerOption,
+    LoadsOption,
+    PolicyOption,
+    RepeatsOption,
+    ShapeOption,
+    SkewOption,
+    TagOption,
+    ThreadsOption,
+    placement_for,
+    settings_for,
+    shares_for,
+)
 from evenmoe.cli.console import progress_bar, stdout
 from evenmoe.cli.figures import Figure, figures_table, in_gamma, in_ms
 from evenmoe.cli.options import JsonOption, SeedOption
@@ -19,25 +33,19 @@ if TYPE_CHECKING:
 
 
 def saving(
-    shape: Annotated[
-        str, typer.Option(help="olmoe, deepseek-v2-lite, qwen1.5-moe, mixtral, or a model's config.json.")
-    ] = "olmoe",
-    loads: Annotated[Path | None, typer.Option(help="A loads file to draw routing from.")] = None,
-    load_layer: Annotated[
-        str | None, typer.Option("--layer", help="Layer of the loads file. Default: the middle one.")
-    ] = None,
-    tag: Annotated[str | None, typer.Option(help="Domain of the loads file. Default: all together.")] = None,
-    skew: Annotated[
-        float | None, typer.Option(help="Make the busiest expert this many times the mean.")
-    ] = None,
+    shape: ShapeOption = "olmoe",
+    loads: LoadsOption = None,
+    load_layer: LoadLayerOption = None,
+    tag: TagOption = None,
+    skew: SkewOption = None,
     devices: Annotated[
         int | None, typer.Option(help="Virtual devices. Default: the shape's layout in the paper.", min=1)
     ] = None,
-    gamma: Annotated[list[float], typer.Option(help="Capacity factor (repeatable).")] = GAMMAS,
-    policy: Annotated[list[str], typer.Option(help="NAME or NAME:option=value,... (repeatable).")] = POLICIES,
+    gamma: GammaOption = GAMMAS,
+    policy: PolicyOption = POLICIES,
     tokens: Annotated[int, typer.Option(help="Tokens of the batch.", min=64)] = 4096,
-    threads: Annotated[int, typer.Option(help="Threads.", min=1)] = 1,
-    repeats: Annotated[int, typer.Option(help="Rounds; all rows take turns in each.", min=1)] = 3,
+    threads: ThreadsOption = 1,
+    repeats: RepeatsOption = 3,
     dtype: Annotated[str, typer.Option(help="auto (the faster one here), float32 or bfloat16.")] = "auto",
     seed: SeedOption = 0,
     json: JsonOption = None,
