@@ -197,7 +197,7 @@ def _print(results: LayerResults, job: LayerJob) -> None:
 
 _GAMMA: Figure[LayerRow] = Figure("γ", lambda row: in_gamma(row.gamma))
 _PREDICTED: tuple[Figure[LayerRow], ...] = (
-    Figure("predicted", lambda row: in_ms(row.predicted_ms or 0.0)),
+    Figure("predicted ms", lambda row: in_ms(row.predicted_ms or 0.0)),
     Figure("error", lambda row: f"{row.predicted_error or 0.0:+.1%}"),
     Figure("its speedup", lambda row: f"{row.predicted_speedup or 0.0:.2f}", wide=True),
 )
