@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import json as json_module
-from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.table import Table
 
 from evenmoe.cli import bench_layer, bench_model, bench_saving, bench_scheduler
-from evenmoe.cli.console import stderr, stdout
+from evenmoe.cli.console import stderr, stdout, write_json
 from evenmoe.cli.options import JsonOption, SeedOption
 
 app = typer.Typer(help="Time things, each beside a reference in the same run.", no_args_is_help=True)
@@ -69,9 +67,4 @@ def routing(
     if json:
         body = {"config": settings | {"threads": threads, "repeats": repeats}, "versions": versions()}
         body |= {"rows": [dataclasses.asdict(row) for row in rows]}
-        _write(json, body)
-
-
-def _write(path: Path, body: object) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json_module.dumps(body, indent=1) + "\n", encoding="utf-8")
+        write_json(json, body)

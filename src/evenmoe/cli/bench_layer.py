@@ -29,7 +29,7 @@ from evenmoe.cli.bench_inputs import (
     settings_for,
     shares_for,
 )
-from evenmoe.cli.console import progress_bar, stderr, stdout
+from evenmoe.cli.console import progress_bar, stderr, stdout, write_json
 from evenmoe.cli.figures import ROOM, Figure, figures_table, in_gamma, in_ms
 from evenmoe.cli.options import JsonOption, SeedOption
 from evenmoe.errors import ConfigError, check_choice
@@ -123,7 +123,9 @@ def layer(
     results = _run(job, chosen_mode, known, link, threads, clock, trace)
     _print(results, job)
     if json:
-        _write(results, json)
+        from evenmoe.evaluation.results import versions
+
+        write_json(json, results.as_json() | {"versions": versions()})
 
 
 def _mode(mode: str | None, ranks: int | None, devices: int | None) -> Mode:
@@ -238,13 +240,3 @@ def _title(results: LayerResults, job: LayerJob) -> str:
         f"{job.num_tokens} tokens, {job.num_devices} devices, {job.dtype_name}\n"
         f"{_WHAT[results.mode]}"
     )
-
-
-def _write(results: LayerResults, path: Path) -> None:
-    import json as json_module
-
-    from evenmoe.evaluation.results import versions
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    body = results.as_json() | {"versions": versions()}
-    path.write_text(json_module.dumps(body, indent=1) + "\n", encoding="utf-8")

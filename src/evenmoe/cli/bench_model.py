@@ -27,7 +27,7 @@ from evenmoe.cli.bench_inputs import (
     settings_for,
 )
 from evenmoe.cli.bench_model_jobs import Asked, Drawn, random_job, trained_job
-from evenmoe.cli.console import progress_bar, stderr, stdout
+from evenmoe.cli.console import progress_bar, stderr, stdout, write_json
 from evenmoe.cli.figures import Figure, figures_table, in_gamma, in_ms
 from evenmoe.cli.options import JsonOption, SeedOption
 from evenmoe.errors import ConfigError, check_choice
@@ -148,7 +148,9 @@ def model(
     results = _run(job, cast("ModelMode", chosen), link, threads, clock, trace)
     _print(results, job)
     if json:
-        _write(results, json)
+        from evenmoe.evaluation.results import versions
+
+        write_json(json, results.as_json() | {"versions": versions()})
 
 
 def _run(
@@ -224,13 +226,3 @@ def _phase_table(results: ModelResults, part: Part) -> Table:
 
 def _phase(phase: str) -> Figure[ModelRow]:
     return Figure(phase, lambda row: in_ms(row.phases_mean[phase]))
-
-
-def _write(results: ModelResults, path: Path) -> None:
-    import json as json_module
-
-    from evenmoe.evaluation.results import versions
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    body = results.as_json() | {"versions": versions()}
-    path.write_text(json_module.dumps(body, indent=1) + "\n", encoding="utf-8")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json as json_module
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -24,7 +23,7 @@ from evenmoe.cli.bench_inputs import (
     settings_for,
     shares_for,
 )
-from evenmoe.cli.console import progress_bar, stdout
+from evenmoe.cli.console import progress_bar, stdout, write_json
 from evenmoe.cli.figures import Figure, figures_table, in_gamma, in_ms
 from evenmoe.cli.options import JsonOption, SeedOption
 
@@ -90,8 +89,7 @@ def saving(
             "versions": versions(),
             "rows": [dataclasses.asdict(row) for row in rows],
         }
-        json.parent.mkdir(parents=True, exist_ok=True)
-        json.write_text(json_module.dumps(body, indent=1) + "\n", encoding="utf-8")
+        write_json(json, body)
 
 
 _LABEL: Figure[SavingRow] = Figure("layer", lambda row: row.label)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import json as json_module
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
-from evenmoe.cli.console import stderr, stdout
+from evenmoe.cli.console import stderr, stdout, write_json
 from evenmoe.cli.options import JsonOption, SeedOption
 
 if TYPE_CHECKING:
@@ -49,8 +48,7 @@ def scheduler(
     if json:
         config = {"cases": [dataclasses.asdict(case) for case in cases], "repeats": repeats, "seed": seed}
         body = {"config": config, "versions": versions(), "rows": [dataclasses.asdict(row) for row in rows]}
-        json.parent.mkdir(parents=True, exist_ok=True)
-        json.write_text(json_module.dumps(body, indent=1) + "\n", encoding="utf-8")
+        write_json(json, body)
 
 
 def _size(row: BenchRow) -> tuple[int, int, int, int]:

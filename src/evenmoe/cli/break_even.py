@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import json as json_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 from rich.table import Table
 
-from evenmoe.cli.console import stdout
+from evenmoe.cli.console import stdout, write_json
 from evenmoe.cli.options import JsonOption, SeedOption
 
 if TYPE_CHECKING:
@@ -91,8 +90,7 @@ def break_even(
             "seed": seed,
             "policies": [_data(result) for result in results],
         }
-        json.parent.mkdir(parents=True, exist_ok=True)
-        json.write_text(json_module.dumps(body, indent=1) + "\n", encoding="utf-8")
+        write_json(json, body)
 
 
 def _data(result: BreakEven) -> dict[str, Any]:
