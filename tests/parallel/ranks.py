@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import multiprocessing
+import os
+import socket
 import time
 from dataclasses import dataclass
 
@@ -14,6 +16,7 @@ from evenmoe.parallel.stores import serve_store
 DEADLINE_S = 120.0
 """So that a defect ends the suite and does not hang it."""
 _numbers = itertools.count()
+_ports = itertools.count(20000 + os.getpid() * 37 % 10000)
 
 
 @dataclass(frozen=True)
@@ -36,16 +39,31 @@ def forking():
     return context
 
 
+def free_port() -> int:
+    """A port that nobody has, and that the system gives to nobody who asks for any: those begin at 32768.
+
+    A port that was free a moment ago is no such port: each of the many connections of groups that run beside this
+    one may be given it before rank 0 serves there.
+    """
+    while True:
+        port = next(_ports)
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) != 0:
+                return port
+
+
 def run_ranks(worker, num_ranks, *, expected, args=(), timeout_s=1.0, serving="test") -> list[Outcome]:
     """Run `worker(group, *args)` on `num_ranks` ranks until the `expected` ranks have reported; the rest are killed.
 
     Nobody supervises these ranks: what they know of each other they have from the group alone. `serving`: who has
     the store, the "test" or "rank 0".
     """
-    store = serve_store("127.0.0.1", 0, "port", 30.0)
-    port, prefix = store.port, f"test/{next(_numbers)}"
+    prefix = f"test/{next(_numbers)}"
     if serving == "rank 0":
-        del store
+        port = free_port()
+    else:
+        store = serve_store("127.0.0.1", 0, "port", 30.0)
+        port = store.port
     pipes, processes = [], []
     for rank in range(num_ranks):
         here, there = forking().Pipe(duplex=False)

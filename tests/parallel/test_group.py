@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from evenmoe.errors import ConfigError, RankError, ShapeError
-from evenmoe.parallel import Group, init, joining
+from evenmoe.parallel import Group, init, joining, stores
 from evenmoe.parallel.joining import Place, join, read_place
 from evenmoe.parallel.stores import serve_store
 from tests.parallel import workers
@@ -109,6 +109,16 @@ def test_a_port_in_use_is_named():
         port = taken.getsockname()[1]
         with pytest.raises(ConfigError, match=f"MASTER_PORT = {port} is not allowed: a free port"):
             join(read_place({**TORCHRUN, "MASTER_PORT": str(port)}), backend="gloo", timeout_s=1.0)
+
+
+@pytest.mark.parametrize(("host", "address"), [("127.0.0.1", "127.0.0.1"), ("0.0.0.0", "0.0.0.0")])
+def test_the_store_listens_on_ipv4(monkeypatch, host, address):
+    """So that no connection is looked up in the DNS; and on no other address than the loopback where that serves."""
+    role = {}
+    monkeypatch.setattr(stores, "_tcp_store", lambda host, port, timeout_s, **given: role.update(given))
+    serve_store(host, 0, "port", 5.0)
+    with socket.socket(fileno=role["master_listen_fd"]) as listening:
+        assert (listening.family, listening.getsockname()[0]) == (socket.AF_INET, address)
 
 
 def test_who_does_not_come_is_named(monkeypatch):

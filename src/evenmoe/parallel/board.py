@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 
 ANSWER_S = 3.0
-"""How long an answer of the store may take before the store counts as lost."""
+"""How long an answer of the store may take before the store counts as lost, once the group is complete."""
 
 State = Literal["starting", "running", "left", "failed", "stopped"]
 """left: closed its group normally. failed: an error of its own. stopped: it stopped because of another rank."""
@@ -62,12 +62,15 @@ class Verdict:
 class Board:
     """The rows of `num_ranks` ranks, what their launcher saw of them, and the one verdict that all adopt.
 
-    Every method raises StoreLostError where the store is gone or does not answer within ANSWER_S seconds. `served` is
+    Every method raises StoreLostError where the store is gone or does not answer within `answer_s` seconds. `served` is
     the store that this process serves, if any: it lives as long as the board, not only as long as the collectives.
     """
 
-    def __init__(self, store: Store, num_ranks: int, served: Store | None = None) -> None:
+    def __init__(
+        self, store: Store, num_ranks: int, served: Store | None = None, *, answer_s: float = ANSWER_S
+    ) -> None:
         self._store, self._num_ranks, self._served = store, num_ranks, served
+        self.answer_s = answer_s
         self._is_lost = False
 
     def publish(self, row: Row) -> None:
@@ -134,10 +137,10 @@ class Board:
 
         threading.Thread(target=ask, name="evenmoe-board", daemon=True).start()
         try:
-            answer = answers.get(timeout=ANSWER_S)
+            answer = answers.get(timeout=self.answer_s)
         except queue.Empty:
             self._is_lost = True
-            raise StoreLostError(f"the store does not answer within {ANSWER_S:g} s") from None
+            raise StoreLostError(f"the store does not answer within {self.answer_s:g} s") from None
         if isinstance(answer, RuntimeError):
             raise StoreLostError(f"the store does not answer: {first_line(answer)}") from answer
         return answer

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
+from torch.distributed.distributed_c10d import _set_pg_timeout
 
 from evenmoe.errors import ConfigError, RankError
-from evenmoe.parallel.board import Board, StoreLostError, Verdict
+from evenmoe.parallel.board import ANSWER_S, Board, StoreLostError, Verdict
 from evenmoe.parallel.group import Group
 from evenmoe.parallel.health import Health
 from evenmoe.parallel.stores import connect_store, first_line, section, serve_store
@@ -26,9 +27,6 @@ logger = logging.getLogger(__name__)
 
 JOIN_S = 60.0
 """The least time in which all ranks must have joined: each must start and import torch before it can."""
-
-STORE_S = 5.0
-"""How long a question to the store may take."""
 
 _generations = itertools.count()
 
@@ -86,12 +84,14 @@ def join(place: Place, *, backend: str | None, timeout_s: float) -> Group:
             store=section(store, f"{place.prefix}/group"),
             rank=place.rank,
             world_size=place.num_ranks,
-            timeout=timedelta(seconds=timeout_s),
+            timeout=timedelta(seconds=join_s),
         )
     except RuntimeError as error:
         verdict = health.diagnose(first_line(error))
         health.stop("stopped", verdict.reason)
         raise RankError(verdict.rank, verdict.reason) from error
+    # Joining may take longer than a collective; torch has no public name for a change of the timeout.
+    _set_pg_timeout(timedelta(seconds=timeout_s))
     health.run()
     logger.debug("rank %d of %d joined over %s on %s", place.rank, place.num_ranks, chosen, device)
     return Group(place.rank, place.num_ranks, device, timeout_s, health)
@@ -156,8 +156,8 @@ def _connect(place: Place, timeout_s: float, *, is_server: bool) -> TCPStore:
 def _appear(place: Place, timeout_s: float, served: TCPStore) -> Health:
     """Write this rank's first row and wait for those of the others."""
     # A connection of its own: a question on the group's would wait behind the set-up of the collectives.
-    store = _connect(place, STORE_S, is_server=False)
-    board = Board(section(store, f"{place.prefix}/board"), place.num_ranks, served)
+    store = _connect(place, timeout_s, is_server=False)
+    board = Board(section(store, f"{place.prefix}/board"), place.num_ranks, served, answer_s=timeout_s)
     health = Health(board, place.rank, place.num_ranks, place.store_rank)
     verdict: Verdict | None
     try:
@@ -168,6 +168,7 @@ def _appear(place: Place, timeout_s: float, served: TCPStore) -> Health:
     if verdict is not None:
         health.stop("stopped", verdict.reason)
         raise RankError(verdict.rank, verdict.reason)
+    board.answer_s = ANSWER_S
     return health
 
 
