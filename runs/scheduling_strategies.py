@@ -1,8 +1,9 @@
-"""docs/scheduling.md, "On real loads" and "How near to the best": straggler factors of every strategy, and bounds.
+"""docs/scheduling.md, "On real loads", "Planning ahead" and "How near to the best": straggler factors, and bounds.
 
 Requests come in bursts of one topic, `--burst` of them on average; a request's load is its topic's in each layer, each
 expert times exp(noise * z), z standard normal, and every request has as many tokens. Batches of 8
 leave a window that is always full.
+`--plan` also plans every window into batches at once, which all run before the next window is looked at.
 `--optimum N` also compares N windows, of few requests, with the best batch of all that hold the oldest.
 """
 
@@ -60,6 +61,35 @@ def rolling(load_NLD: Floats, strategy: str, window_size: int, seed: int) -> flo
     return straggler_factor(np.array(batches))
 
 
+def planned(load_NLD: Floats, window_size: int) -> float:
+    """The straggler factor where whole windows are planned: dealt in turn, then the best exchanges of all, while any
+    lowers the sum of the batches' peaks."""
+    peaks, means = 0.0, 0.0
+    for start in range(0, len(load_NLD) - window_size + 1, window_size):
+        load_WLD = load_NLD[start : start + window_size]
+        num_batches = window_size // BATCH
+        batch_W = np.arange(window_size) % num_batches
+        load_MLD = np.stack([load_WLD[batch_W == batch].sum(0) for batch in range(num_batches)])
+        one_P, other_P = np.triu_indices(window_size, 1)
+        while True:
+            peak_M = load_MLD.max(-1).sum(-1)
+            a_P, b_P = batch_W[one_P], batch_W[other_P]
+            moved_PLD = load_WLD[other_P] - load_WLD[one_P]
+            after_P = (load_MLD[a_P] + moved_PLD).max(-1).sum(-1) + (load_MLD[b_P] - moved_PLD).max(-1).sum(
+                -1
+            )
+            gain_P = np.where(a_P == b_P, 0.0, peak_M[a_P] + peak_M[b_P] - after_P)
+            best = int(gain_P.argmax())
+            if gain_P[best] <= 1e-9 * peak_M.sum():
+                break
+            load_MLD[a_P[best]] += moved_PLD[best]
+            load_MLD[b_P[best]] -= moved_PLD[best]
+            batch_W[one_P[best]], batch_W[other_P[best]] = b_P[best], a_P[best]
+        peaks += float(load_MLD.max(-1).sum())
+        means += float(load_MLD.mean(-1).sum())
+    return peaks / means
+
+
 def optimum_gap(load_NLD: Floats, window_size: int, number: int, seed: int) -> dict[str, float]:
     """Mean straggler factor of one batch from each of `number` windows, by strategy, and of the best batch."""
     rng = np.random.default_rng(seed)
@@ -91,6 +121,7 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=3000)
     parser.add_argument("--burst", type=float, default=32)
     parser.add_argument("--noise", type=float, default=0.2)
+    parser.add_argument("--plan", action="store_true")
     parser.add_argument("--optimum", type=int, default=0)
     parser.add_argument("--optimum-window", type=int, default=16)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
@@ -118,6 +149,10 @@ def main() -> None:
                 factor = float(np.mean(values))
                 print(f"  {strategy:20s} {factor:.3f}", flush=True)
                 rows.append({"devices": devices, "window": window, "strategy": strategy, "factor": factor})
+            if args.plan:
+                factor = float(np.mean([planned(load, window) for load in traffic]))
+                print(f"  {'(whole windows planned)':20s} {factor:.3f}", flush=True)
+                rows.append({"devices": devices, "window": window, "strategy": "planned", "factor": factor})
         if args.optimum:
             print(f"{devices} devices, {args.optimum} single windows of {args.optimum_window}:")
             gaps = optimum_gap(traffic[0], args.optimum_window, args.optimum, args.seeds[0])

@@ -27,11 +27,14 @@ def excess(vector, num_layers):
     return sum(max(layer) - Fraction(sum(layer)) / size for layer in layers)
 
 
-def greedy(loads, batch_size, score, first=(0,)):
-    """Again and again the candidate of the least score(load so far, candidate); the oldest of equals."""
+def greedy(loads, batch_size, score, first=(0,), base=()):
+    """Again and again the candidate of the least score(load so far, candidate); the oldest of equals.
+
+    base: load vectors of what runs beside the batch.
+    """
     picked = list(first)
     while len(picked) < min(batch_size, len(loads)):
-        batch = added([loads[i] for i in picked])
+        batch = added([*base, *(loads[i] for i in picked)])
         left = [i for i in range(len(loads)) if i not in picked]
         picked.append(min(left, key=lambda i: (score(batch, loads[i]), i)))
     return picked
@@ -45,11 +48,11 @@ SCORES = {
 }
 
 
-def peak_excess(loads, batch_size, num_layers, exchanges):
-    picked = greedy(loads, batch_size, lambda batch, v: excess(added([batch, v]), num_layers))
+def peak_excess(loads, batch_size, num_layers, exchanges, base=()):
+    picked = greedy(loads, batch_size, SCORES["greedy_variance"], base=base)
 
     def cost(members):
-        return excess(added([loads[i] for i in members]), num_layers)
+        return excess(added([*base, *(loads[i] for i in members)]), num_layers)
 
     for _ in range(exchanges):
         outside = [i for i in range(len(loads)) if i not in picked]
@@ -157,6 +160,12 @@ def overlap(loads, devices):
         share = added([load for load, mine in zip(loads, devices, strict=True) if mine == device])
         total += dot(share, share)
     return total
+
+
+def tokens_by_device(tokens, devices):
+    return [
+        sum(t for t, mine in zip(tokens, devices, strict=True) if mine == device) for device in set(devices)
+    ]
 
 
 def least_overlap(loads, num_devices):

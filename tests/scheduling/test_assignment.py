@@ -1,15 +1,19 @@
 """Which device's share a request joins: even shares, each request once, unlike requests together."""
 
+import doctest
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evenmoe.errors import ConfigError, ShapeError
-from evenmoe.scheduling import ASSIGN_METHODS, assign
-from evenmoe.scheduling.assignment import overlap
+from evenmoe.scheduling import ASSIGN_METHODS, BatchScheduler, SchedulerConfig, assign
+from evenmoe.scheduling.assignment import overlap, share_load
 from tests.oracles import scheduling as slow
 
+PAGE = Path(__file__).parents[2] / "docs" / "assignment.md"
 seeds = st.integers(0, 2**32 - 1)
 
 
@@ -57,6 +61,50 @@ def test_overlap_is_near_the_least_of_all_and_no_exchange_lowers_it(seed, num_re
             exchanged = list(devices)
             exchanged[one], exchanged[other] = devices[other], devices[one]
             assert slow.overlap(loads, exchanged) >= mine
+
+
+@settings(max_examples=40, deadline=None)
+@given(seeds, st.integers(2, 9), st.integers(1, 4))
+def test_no_exchange_that_keeps_the_tokens_even_lowers_the_overlap(seed, num_requests, num_devices):
+    rng = np.random.default_rng(seed)
+    loads = rng.integers(0, 9, (num_requests, 3)).tolist()
+    tokens = rng.integers(0, 4, num_requests).tolist()
+    devices = run(loads, num_devices, tokens=tokens)
+    mine = slow.overlap(loads, devices)
+    most = max(slow.tokens_by_device(tokens, devices))
+    for one in range(num_requests):
+        for other in range(one):
+            exchanged = list(devices)
+            exchanged[one], exchanged[other] = devices[other], devices[one]
+            if max(slow.tokens_by_device(tokens, exchanged)) <= most:
+                assert slow.overlap(loads, exchanged) >= mine
+
+
+@settings(max_examples=60, deadline=None)
+@given(seeds, st.integers(1, 24), st.integers(1, 6), st.booleans())
+def test_balanced_is_never_worse_than_arrival(seed, num_requests, num_devices, is_even):
+    rng = np.random.default_rng(seed)
+    loads = rng.integers(0, 5, (num_requests, 3))
+    tokens = np.full(num_requests, 7) if is_even else rng.integers(0, 5, num_requests)
+
+    def cost(method):
+        devices = run(loads, num_devices, method, tokens)
+        return max(slow.tokens_by_device(tokens.tolist(), devices)), slow.overlap(loads.tolist(), devices)
+
+    assert cost("balanced") <= cost("arrival")
+
+
+def test_a_batch_that_is_balanced_already_stays_as_it_came():
+    code, book = [9.0, 1.0], [1.0, 9.0]
+    loads = [code, book] * 3
+    arrival = run(loads, 3, "arrival")
+    assert overlap(loads, run(loads, 3), 3) == overlap(loads, arrival, 3)
+    assert overlap(loads, arrival, 3) == 3 * (10**2 + 10**2)
+
+
+def test_the_load_of_a_share_is_the_sum_of_its_requests():
+    loads = [[1, 2], [3, 4], [5, 6]]
+    assert share_load(loads, [1, 0, 1], 3).tolist() == [[3, 4], [6, 8], [0, 0]]
 
 
 def test_it_is_seldom_far_from_the_least_of_all():
@@ -115,3 +163,33 @@ def test_attach_takes_the_assignment():
         with torch.no_grad():
             model(ids)
         assert attached.loads.total.tokens_L.tolist() == [128] * len(attached.loads.layers)
+
+
+@settings(max_examples=20, deadline=None)
+@given(seeds, st.sampled_from(ASSIGN_METHODS))
+def test_the_batch_scheduler_hands_out_the_same_shares(seed, method):
+    rng = np.random.default_rng(seed)
+    loads, tokens = rng.random((8, 3)), rng.integers(1, 9, 8).tolist()
+    config = SchedulerConfig(strategy="fcfs", num_devices=3, assign=method, seed=seed)
+    scheduler = BatchScheduler(config, clock=lambda: 0.0)
+    for key, load in enumerate(loads):
+        scheduler.submit(key, load, tokens=tokens[key])
+    batch = scheduler.next_batch(flush=True)
+    expected = assign(loads, tokens, num_devices=3, method=method, rng=np.random.default_rng(seed))
+    assert [(request.key, request.device) for request in batch] == list(enumerate(expected.tolist()))
+
+
+def test_with_one_device_all_requests_are_on_it():
+    scheduler = BatchScheduler(SchedulerConfig(), clock=lambda: 0.0)
+    scheduler.submit("only", [1.0])
+    assert [request.device for request in scheduler.next_batch(flush=True)] == [0]
+    with pytest.raises(ConfigError, match="assign"):
+        SchedulerConfig(assign="best")
+    with pytest.raises(ConfigError, match="num_devices"):
+        SchedulerConfig(num_devices=0)
+
+
+def test_the_page_runs_as_printed():
+    results = doctest.testfile(str(PAGE), module_relative=False)
+    assert results.failed == 0
+    assert results.attempted >= 8

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from evenmoe.errors import ConfigError, ShapeError
@@ -84,6 +84,48 @@ def test_peak_excess_is_that_of_the_oracle(case, exchanges):
     assert picked == slow.peak_excess(loads, size, num_layers, exchanges)
 
 
+@settings(max_examples=60, deadline=None)
+@given(windows(most=10), st.data())
+def test_what_already_runs_counts_as_part_of_the_batch(case, data):
+    loads, num_layers, size = case
+    assume(len(loads) > size)
+    entries = st.integers(0, 90)
+    base = data.draw(st.lists(entries, min_size=len(loads[0]), max_size=len(loads[0])))
+    for name, score in slow.SCORES.items():
+        assert run(name, loads, size, base_X=base) == slow.greedy(loads, size, score, base=[base])
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(greedy, "SHORT", 0)
+            assert run(name, loads, size, base_X=base) == slow.greedy(loads, size, score, base=[base])
+    everyone = Options(num_choices=len(loads))
+    of_all = run("power_of_d", loads, size, base_X=base, options=everyone)
+    assert of_all == run("greedy_variance", loads, size, base_X=base)
+    best = slow.peak_excess(loads, size, num_layers, 8, base=[base])
+    assert run("peak_excess", loads, size, num_layers=num_layers, base_X=base) == best
+    always = Options(min_depth=0.0, min_gain=0.0)
+    assert run("auto", loads, size, num_layers=num_layers, base_X=base, options=always) in (
+        best,
+        list(range(size)),
+    )
+    for name in STRATEGIES:
+        nothing = run(name, loads, size, num_layers=num_layers, base_X=[0.0] * len(loads[0]))
+        assert nothing == run(name, loads, size, num_layers=num_layers)
+
+
+def test_a_request_unlike_those_that_run_joins_them():
+    code, book = [6.0, 2.0, 0.0, 0.0], [0.0, 0.0, 2.0, 6.0]
+    waiting = [code, code, book, book]
+    for name in (
+        "greedy_variance",
+        "greedy_dot_product",
+        "norm_minimizing",
+        "best_fit",
+        "peak_excess",
+        "auto",
+    ):
+        picked = run(name, waiting, 3, base_X=[x * 3 for x in code], options=Options(min_depth=1.0))
+        assert picked == [0, 2, 3]
+
+
 @settings(max_examples=30, deadline=None)
 @given(windows(most=9))
 def test_peak_excess_is_never_better_than_the_best_batch_of_all(case):
@@ -103,16 +145,6 @@ def test_exchanges_only_lower_the_excess():
         assert better <= plain
         gains += better < plain
     assert gains > 10
-
-
-def test_a_shortlist_of_everything_changes_nothing_and_a_short_one_stays_near():
-    rng = np.random.default_rng(2)
-    loads = np.exp(rng.standard_normal((60, 3 * 8)))
-    whole = run("peak_excess", loads, 8, num_layers=3, options=Options(shortlist=60))
-    assert whole == run("peak_excess", loads, 8, num_layers=3, options=Options(shortlist=59 + 1000))
-    short = run("peak_excess", loads, 8, num_layers=3, options=Options(shortlist=16))
-    fcfs = excess(loads.tolist(), range(8), 3)
-    assert excess(loads.tolist(), short, 3) < 0.5 * float(fcfs)
 
 
 @pytest.mark.parametrize("name", INVARIANT)
@@ -212,8 +244,9 @@ def test_auto_is_fcfs_where_the_queue_is_shallow_or_nothing_is_gained():
     assert run("auto", alike, 8, options=Options(min_gain=0.0)) == run("peak_excess", alike, 8)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.booleans(), st.booleans())
+@example(5836, True, True)  # as many requests as the tables have rows, in another order
 def test_a_window_kept_from_decision_to_decision_decides_as_a_fresh_one(seed, keeps, as_if_long):
     rng = np.random.default_rng(seed)
     window, loads = Window(6, num_layers=2, keep_products=keeps), np.zeros((0, 6))
@@ -225,8 +258,8 @@ def test_a_window_kept_from_decision_to_decision_decides_as_a_fresh_one(seed, ke
         expected = {name: run(name, loads, 4, num_layers=2) for name in KEPT}
         with pytest.MonkeyPatch.context() as patch:
             if as_if_long:  # the paths of long windows
-                patch.setattr(window_module, "_SMALL", 0)
-                patch.setattr(greedy, "_SHORT", 0)
+                patch.setattr(window_module, "SHORT", 0)
+                patch.setattr(greedy, "SHORT", 0)
             assert window.all_dots().tolist() == (loads @ loads.T).tolist()
             assert [window.dots(i).tolist() for i in range(len(loads))] == (loads @ loads.T).tolist()
             assert {name: run(name, window, 4) for name in KEPT} == expected
@@ -235,22 +268,37 @@ def test_a_window_kept_from_decision_to_decision_decides_as_a_fresh_one(seed, ke
         loads = np.delete(loads, gone, axis=0)
 
 
-def test_exchanges_looked_at_in_long_windows_are_those_of_the_least_variance():
-    loads = np.random.default_rng(4).integers(0, 99, (30, 12))
+def test_exchanges_looked_at_in_long_windows_can_gain_and_leave_the_least_variance():
+    loads = np.random.default_rng(4).integers(0, 99, (30, 12)).tolist()
     picking = Picking(30, Limits(batch_size=8))
     picking.take_in_order(range(8))
-    search = peaks._Search(Window.of(loads, num_layers=3), picking)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(peaks, "_MOST_CELLS", 12 * 20)
-        place_P, other_P = search._exchanges(np.arange(1, 8), np.arange(8, 30))
-    after = {
-        (place, other): slow.variance(slow.added(loads[[*set(range(8)) - {1 + place}, other]].tolist()))
-        for place in range(7)
-        for other in range(8, 30)
-    }
-    looked_at = list(zip(place_P.tolist(), other_P.tolist(), strict=True))
-    assert looked_at == sorted(looked_at)
-    assert sorted(after[pair] for pair in looked_at) == sorted(after.values())[:20]
+        search = peaks._Exchanges(Window.of(loads, num_layers=3), picking, 1)
+        is_found = []
+        while is_found[-1:] != [False]:  # as it is, and after exchanges
+            now = excess(loads, picking.picked, 3)
+            swapped = {
+                (place, other): [*set(picking.picked) - {picking.picked[1 + place]}, other]
+                for place in range(7)
+                for other in set(range(30)) - set(picking.picked)
+            }
+            may_gain = list(zip(*(cells.tolist() for cells in search._may_gain()), strict=True))
+            assert {cell for cell in swapped if excess(loads, swapped[cell], 3) < now} <= set(may_gain)
+            after = {cell: slow.variance(slow.added([loads[i] for i in swapped[cell]])) for cell in may_gain}
+            looked_at = sorted(may_gain, key=after.get)[:20]
+            if len(may_gain) > 20:
+                likely = search._likely(*(np.array(cells) for cells in zip(*may_gain, strict=True)))
+                found = list(zip(*(cells.tolist() for cells in likely), strict=True))
+                assert sorted(after[cell] for cell in found) == [after[cell] for cell in looked_at]
+            least, best = min((excess(loads, swapped[cell], 3), cell) for cell in looked_at)
+            exchange = search.best()
+            is_found.append(exchange is not None)
+            if exchange is not None:
+                assert exchange == best
+                search.make(*exchange)
+    assert len(is_found) > 1
+    assert least >= now
 
 
 def test_an_empty_window_gives_an_empty_batch():
@@ -270,6 +318,8 @@ def test_an_empty_window_gives_an_empty_batch():
         ({"tokens_W": [1, 1, 1, -1], "token_budget": 4}, "tokens_W"),
         ({"loads_WX": [[1.0, -1.0]]}, "loads"),
         ({"loads_WX": [[1.0, float("nan")]]}, "loads"),
+        ({"base_X": [1.0, -1.0, 0.0]}, "base_X"),
+        ({"base_X": [1.0, float("inf"), 0.0]}, "base_X"),
     ],
 )
 def test_what_is_not_allowed_is_named(arguments, field):
@@ -284,6 +334,8 @@ def test_shapes_that_disagree_are_refused():
         select("fcfs", np.ones(3))
     with pytest.raises(ShapeError):
         select("fcfs", np.ones((4, 3)), tokens_W=[1, 2], token_budget=9)
+    with pytest.raises(ShapeError, match="base_X"):
+        select("fcfs", np.ones((4, 3)), base_X=[1.0, 2.0])
     with pytest.raises(ShapeError):
         Window(3).add(np.ones((1, 4)))
     with pytest.raises(ConfigError):

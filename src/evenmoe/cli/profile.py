@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
+
+import typer
 
 from evenmoe.cli.console import progress_bar, stdout
 from evenmoe.cli.options import (
@@ -22,6 +25,21 @@ from evenmoe.cli.options import (
 )
 from evenmoe.cli.running import devices_and_placement, load_model_and_tokenizer, texts_for
 
+PredictorOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Also measure this predictor (repeatable): token-prior, gates, alone, history, mean, full; or all. "
+        "--json then holds the scores."
+    ),
+]
+LearnTextOption = Annotated[
+    list[Path] | None,
+    typer.Option(help="Learn from these files (repeatable), and measure on the whole of --text."),
+]
+PriorOption = Annotated[
+    Path | None, typer.Option(help="Measure this token prior, and learn nothing: is it good on your text?")
+]
+
 
 def profile(
     model: ModelArgument,
@@ -37,11 +55,20 @@ def profile(
     quantization: QuantizationOption = None,
     seed: SeedOption = 0,
     json: JsonOption = None,
+    predictor: PredictorOption = None,
+    learn_text: LearnTextOption = None,
+    prior: PriorOption = None,
 ) -> None:
     """Count which experts MODEL uses on your text: a table, a heat map, and a loads file for later commands.
 
+    With --predictor, also learn to predict a request's expert load, from the first half of each text, and measure how
+    well that works on the second. The token prior is saved.
+
     Example: evenmoe profile bundled:text --text chat.txt --text code.txt
+
+    Example: evenmoe profile bundled:text --predictor token-prior --predictor gates
     """
+    from evenmoe.cli.profile_predictors import plan_study, study
     from evenmoe.evaluation.batches import make_batches, plan_batches
     from evenmoe.evaluation.profile import profile_model
     from evenmoe.evaluation.texts import cut_windows, num_fitting
@@ -49,7 +76,7 @@ def profile(
     from evenmoe.reporting.html import loads_report
     from evenmoe.reporting.tables import loads_table
 
-    texts, _ = texts_for(text)
+    texts, plan = plan_study(texts_for(text)[0], predictor, learn_text, prior)
     num_devices, placed = devices_and_placement(devices, placement)
     loaded, tokenizer = load_model_and_tokenizer(model, dtype, quantization)
     fitting = num_fitting(texts, tokenizer, window_tokens)
@@ -63,7 +90,7 @@ def profile(
             loaded, batches, num_devices, placed, source, lambda done: progress.update(task, completed=done)
         )
     out.mkdir(parents=True, exist_ok=True)
-    for path in filter(None, (out / "loads.json", json)):
+    for path in filter(None, (out / "loads.json", None if plan else json)):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_loads(loads, path)
     report = loads_report(loads, out / "report.html", f"Expert loads of {model}")
@@ -75,3 +102,5 @@ def profile(
         highlight=False,
     )
     stdout.print(f"Report: {report}   Loads: {out / 'loads.json'}", soft_wrap=True, highlight=False)
+    if plan:
+        study(plan, model, loaded, tokenizer, cut, window_tokens, out, json)

@@ -18,6 +18,7 @@ from evenmoe.costs.parts import Floats
 from evenmoe.costs.predict import predict_layer
 from evenmoe.costs.shape import Dtype, LayerShape
 from evenmoe.errors import ConfigError, ShapeError
+from evenmoe.loads.capacity import capacity
 
 TOKENS = tuple(2**power for power in range(3, 18))
 Limit = Callable[[Floats, NDArray[np.int64]], Floats]
@@ -112,7 +113,6 @@ def break_even(
 
 def token_drop_limit(shape: LayerShape, gamma: float) -> Limit:
     """Return what Token Drop leaves: no expert more than its capacity from any source device (scope "local")."""
-    from evenmoe.routing.capacity import capacity  # the one definition of capacity; it brings torch
 
     def limit(load_DE: Floats, tokens_D: NDArray[np.int64]) -> Floats:
         most_D = [capacity(gamma, int(count), shape.top_k, shape.num_experts) for count in tokens_D]

@@ -22,6 +22,7 @@ class Batch:
 
     decode: whether this is one new token per row on a filled KV cache.
     real_T: False at padding; None if all is real. image_T: True at image tokens; None if unknown.
+    ids_T: the token ids; None where the call brings embeddings.
     occupied_B: rows with any real token, now or in their KV cache; None: all.
     length_B: tokens of each row where requests are packed one after the other; None: all rows are alike.
     """
@@ -31,6 +32,7 @@ class Batch:
     decode: bool
     real_T: Tensor | None = None
     image_T: Tensor | None = None
+    ids_T: Tensor | None = None
     occupied_B: Tensor | None = None
     length_B: Tensor | None = None
 
@@ -62,9 +64,10 @@ class CallReader:
         rows, positions = inputs.shape[:2]
         image_BS = self._image_positions(ids)
         image_T = None if image_BS is None else image_BS.reshape(-1)
+        ids_T = None if ids is None else ids.reshape(-1)
         ends_B = _tensor(given.get("cu_seq_lens_q"), 1)
         if rows == 1 and ends_B is not None and ends_B.shape[0] > 1:
-            return _packed(positions, ends_B.diff(), image_T, given)
+            return _packed(positions, ends_B.diff(), image_T, ids_T, given)
         mask = _tensor(given.get("attention_mask"), 2)
         mask = mask if mask is not None and mask.shape[0] == rows else None
         decode = positions == 1 and _has_past(given, mask)
@@ -75,6 +78,7 @@ class CallReader:
             decode=decode,
             real_T=None if real_BS is None or bool(real_BS.all()) else real_BS.reshape(-1),
             image_T=image_T,
+            ids_T=ids_T,
             occupied_B=_occupied(mask, real_BS, decode),
         )
 
@@ -84,7 +88,13 @@ class CallReader:
         return torch.isin(ids, torch.tensor(self._tokens.image, device=ids.device))
 
 
-def _packed(num_tokens: int, length_B: Tensor, image_T: Tensor | None, given: Mapping[str, Any]) -> Batch:
+def _packed(
+    num_tokens: int,
+    length_B: Tensor,
+    image_T: Tensor | None,
+    ids_T: Tensor | None,
+    given: Mapping[str, Any],
+) -> Batch:
     """Requests one after the other in a single row, as continuous batching and flattened batches bring them."""
     num_real = int(length_B.sum())
     places = _tensor(given.get("position_ids"), 2)
@@ -95,6 +105,7 @@ def _packed(num_tokens: int, length_B: Tensor, image_T: Tensor | None, given: Ma
         decode=continued and int(length_B.max()) == 1,
         real_T=torch.arange(num_tokens, device=length_B.device) < num_real if num_real < num_tokens else None,
         image_T=image_T,
+        ids_T=ids_T,
         length_B=length_B,
     )
 

@@ -21,6 +21,7 @@ class Tokens:
     row_T: Tensor | None
     device_T: Tensor | None
     image_T: Tensor | None
+    ids_T: Tensor | None
     group_T: Tensor | None
 
     def subset(self, index: Tensor) -> Tokens:
@@ -34,6 +35,7 @@ class Tokens:
             row_T=_take(self.row_T, index),
             device_T=_take(self.device_T, index),
             image_T=_take(self.image_T, index),
+            ids_T=_take(self.ids_T, index),
             group_T=_take(self.group_T, index),
         )
 
@@ -52,6 +54,7 @@ def tokens_of(
     same = num_tokens == batch.num_tokens
     real_T = batch.real_T.to(device) if same and batch.real_T is not None else None
     image_T = batch.image_T.to(device) if same and batch.image_T is not None else None
+    ids_T = batch.ids_T.to(device) if same and batch.ids_T is not None else None
     row_T = batch.row_of_token(num_tokens).to(device)
     return Tokens(
         num_tokens=num_tokens,
@@ -61,6 +64,7 @@ def tokens_of(
         row_T=row_T,
         device_T=None if device_of_row_B is None else device_of_row_B.to(device)[row_T],
         image_T=image_T,
+        ids_T=ids_T,
         group_T=None if group_of_row_B is None else group_of_row_B.to(device)[row_T],
     )
 
@@ -75,6 +79,7 @@ def unknown_tokens(num_tokens: int) -> Tokens:
         row_T=None,
         device_T=None,
         image_T=None,
+        ids_T=None,
         group_T=None,
     )
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from evenmoe.errors import ConfigError, FileFormatError, check_choice
+from evenmoe.scheduling.assignment import ASSIGN_METHODS, AssignMethod
 from evenmoe.scheduling.selecting import DEFAULT_OPTIONS, STRATEGIES, Options
 
 SUFFIXES = (".json", ".toml")
@@ -27,7 +28,9 @@ class SchedulerConfig:
     max_passed_over: how many batches may take a younger request instead of this one; then it goes before all others.
     strategy: one of STRATEGIES.
     num_layers: L, where a load vector is L layers one after the other.
-    seed: of the strategies that draw.
+    num_devices: D, over which the requests of a batch are shared out.
+    assign: by which method each request joins one of the D shares.
+    seed: of the strategies and methods that draw.
     options: settings of single strategies.
     Raises ConfigError.
     """
@@ -40,11 +43,13 @@ class SchedulerConfig:
     max_passed_over: int = 16
     strategy: str = "auto"
     num_layers: int = 1
+    num_devices: int = 1
+    assign: AssignMethod = "balanced"
     seed: int = 0
     options: Options = DEFAULT_OPTIONS
 
     def __post_init__(self) -> None:
-        for name in ("max_batch_size", "window_size", "min_batch_trigger", "num_layers"):
+        for name in ("max_batch_size", "window_size", "min_batch_trigger", "num_layers", "num_devices"):
             _check_int(name, getattr(self, name), 1)
         for name in ("max_passed_over", "seed"):
             _check_int(name, getattr(self, name), 0)
@@ -59,6 +64,7 @@ class SchedulerConfig:
         if not is_number or not 0 <= interval < float("inf"):
             raise ConfigError("scheduling_interval_ms", interval, "a number of milliseconds of at least 0")
         check_choice("strategy", self.strategy, STRATEGIES)
+        check_choice("assign", self.assign, ASSIGN_METHODS)
         if not isinstance(self.options, Options):
             raise ConfigError("options", self.options, "Options")
 

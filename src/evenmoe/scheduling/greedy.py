@@ -12,73 +12,77 @@ from collections.abc import Callable
 import numpy as np
 
 from evenmoe.scheduling.picking import Picking
-from evenmoe.scheduling.window import Floats, Window
-
-_RELATIVE_TOLERANCE = 1e-12
-"""Scores this near, beside the products they are made of, are ties: rounding must not decide over age."""
-
-_SHORT = 128
-"""Up to this length of the window, one table of products is cheaper than a row at a time."""
-
-
-def tolerance_of(window: Window, picking: Picking) -> float:
-    """The difference under which two scores are a tie."""
-    largest = float(window.norm_W.max(initial=0.0))
-    return _RELATIVE_TOLERANCE * largest * (len(picking.picked) + picking.limits.batch_size)
+from evenmoe.scheduling.window import SHORT, Floats, Window, age_terms
 
 
 def greedy_variance(window: Window, picking: Picking) -> None:
     """Add the candidate with the least Var(l + v)."""
-    _grow(window, picking, 0.5 * window.variation_W, _rows(window, centred=True))
+    _grow(picking, *_scores(window, picking, centred=True, own_share=0.5))
 
 
 def norm_minimizing(window: Window, picking: Picking) -> None:
     """Add the candidate with the least ||l + v||^2."""
-    _grow(window, picking, 0.5 * window.norm_W, _rows(window))
+    _grow(picking, *_scores(window, picking, centred=False, own_share=0.5))
 
 
 def greedy_dot_product(window: Window, picking: Picking) -> None:
     """Add the candidate with the least v . l."""
-    _grow(window, picking, np.zeros(len(window)), _rows(window))
+    _grow(picking, *_scores(window, picking, centred=False, own_share=0.0))
 
 
 def power_of_d(
     window: Window, picking: Picking, rng: np.random.Generator, num_choices: int, by_dot_product: bool = False
 ) -> None:
-    """At each step look at `num_choices` random candidates, and add the best: least variance, or dot product."""
-    tolerance = tolerance_of(window, picking)
-    score_W = np.zeros(len(window)) if by_dot_product else 0.5 * window.variation_W
-    row_of = _rows(window, centred=not by_dot_product)
-    for index in picking.picked:
+    """At each step look at `num_choices` random candidates, and add the best: least variance, or dot product.
+
+    A sample is the front of the candidates' list after the first steps of a Fisher-Yates shuffle.
+    """
+    own_share = 0.0 if by_dot_product else 0.5
+    score_W, row_of = _scores(window, picking, centred=not by_dot_product, own_share=own_share)
+    waiting = picking.open()
+    most = min(num_choices, len(waiting))
+    for draws in rng.random((picking.room, most)).tolist():
+        left = len(waiting)
+        if not left:
+            break
+        for place, draw in enumerate(draws[:left]):
+            other = place + int(draw * (left - place))
+            waiting[place], waiting[other] = waiting[other], waiting[place]
+        index = picking.take(min(waiting[:most], key=score_W.item))
         score_W += row_of(index)
-    picking.close(score_W)
-    last = min(num_choices, len(window) - 1)
-    while picking.has_room:
-        draw_W = rng.random(len(window))
-        draw_W[~picking.is_open_W] = 2.0
-        sampled_W = np.full(len(window), np.inf)
-        sampled_D = draw_W.argpartition(last)[:num_choices]
-        sampled_W[sampled_D] = score_W[sampled_D]
-        score_W += row_of(picking.take_least(sampled_W, tolerance))
-        picking.close(score_W)
+        if picking.limits.tokens_W is None:
+            waiting.remove(index)
+        else:
+            waiting = [other for other in waiting if picking.fits(other)]
 
 
-def _grow(window: Window, picking: Picking, score_W: Floats, row_of: Callable[[int], Floats]) -> None:
+def _grow(picking: Picking, score_W: Floats, row_of: Callable[[int], Floats]) -> None:
     """Take whoever scores least, and add its products to the scores, until the batch is full."""
-    tolerance = tolerance_of(window, picking)
-    for index in picking.picked:
-        score_W += row_of(index)
     picking.close(score_W)
     while picking.has_room:
-        score_W += row_of(picking.take_least(score_W, tolerance))
+        score_W += row_of(picking.take_least(score_W))
 
 
-def _rows(window: Window, centred: bool = False) -> Callable[[int], Floats]:
-    """What gives a request's products with all: from a table made now where the window is short."""
-    if len(window) > _SHORT:
-        return window.centred_dots if centred else window.dots
-    dot_WW = window.all_dots()
-    if centred:
-        total_W = window.total_W
-        dot_WW -= np.multiply.outer(total_W / window.length, total_W)
-    return dot_WW.__getitem__
+def _scores(
+    window: Window, picking: Picking, *, centred: bool, own_share: float
+) -> tuple[Floats, Callable[[int], Floats]]:
+    """[W] each candidate's score beside the batch so far, and what gives a request's products with all others.
+
+    own_share: how much of a candidate's product with itself is in its score.
+    Short windows make one table of products: cheaper than a row at a time.
+    """
+    row_of: Callable[[int], Floats] = window.centred_dots if centred else window.dots
+    if len(window) <= SHORT:
+        dot_WW = window.all_dots(centred=centred)
+        row_of, own_W = list(dot_WW).__getitem__, dot_WW.diagonal()
+    else:
+        own_W = window.variation_W if centred else window.norm_W
+    scale = float(window.norm_W.max()) * picking.limits.batch_size
+    score_W = own_share * own_W
+    if picking.base_X is not None:
+        score_W += window.dots_with(picking.base_X, centred=centred)
+        scale += scale**0.5 * float(picking.base_X @ picking.base_X) ** 0.5
+    score_W += age_terms(len(window), scale)
+    for index in picking.picked:
+        score_W += row_of(index)
+    return score_W, row_of

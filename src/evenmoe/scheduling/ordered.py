@@ -25,4 +25,4 @@ def lpt(window: Window, picking: Picking) -> None:
 
 def by_total(window: Window) -> Ints:
     """[W]: requests from the largest total load down, ties by age."""
-    return np.argsort(-window.total_W, kind="stable")
+    return (-window.total_W).argsort(kind="stable")

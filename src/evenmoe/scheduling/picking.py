@@ -1,4 +1,4 @@
-"""A batch being picked from a window: who is in, who still may come in. Shape letter: W requests."""
+"""A batch being picked from a window: who is in, who still may come in. Shape letters: W requests, X entries."""
 
 from __future__ import annotations
 
@@ -49,63 +49,86 @@ class Limits:
             raise ShapeError(
                 f"tokens_W has shape {self.tokens_W.shape}; the window holds {num_waiting} requests"
             )
-        allowed = f"different requests from 0 to {num_waiting - 1}"
-        if len(set(self.first)) != len(self.first):
-            raise ConfigError("first", self.first, allowed)
-        if num_waiting and any(not 0 <= index < num_waiting for index in self.first):
-            raise ConfigError("first", self.first, allowed)
+        is_inside = not num_waiting or (
+            min(self.first, default=0) >= 0 and max(self.first, default=0) < num_waiting
+        )
+        if not is_inside or len(set(self.first)) != len(self.first):
+            raise ConfigError("first", self.first, f"different requests from 0 to {num_waiting - 1}")
 
 
 class Picking:
-    """The batch so far. `picked` is in the order of taking."""
+    """The batch so far. `picked` is in the order of taking.
 
-    def __init__(self, num_waiting: int, limits: Limits) -> None:
-        self.limits = limits
+    base_X: the load of what runs beside the batch, [X]; None: nothing does.
+    """
+
+    def __init__(self, num_waiting: int, limits: Limits, base_X: Floats | None = None) -> None:
+        self.limits, self.num_waiting, self.base_X = limits, num_waiting, base_X
         self.picked: list[int] = []
-        self.is_open_W: NDArray[np.bool_] = np.ones(num_waiting, dtype=bool)
         self._most = min(limits.batch_size, num_waiting)
         self._tokens_left = limits.token_budget or 0
+        self._fits_W: NDArray[np.bool_] | None = None
+        if limits.tokens_W is not None:
+            self._fits_W = limits.tokens_W <= self._tokens_left
         for index in limits.first:
-            if not self.has_room or not self.is_open_W[index]:
-                self.is_open_W[:] = False
+            if not self.has_room or not self.fits(index):
+                self._most = len(self.picked)
                 break
             self.take(index)
 
     @property
+    def room(self) -> int:
+        """How many more requests the batch may have, where they fit."""
+        return self._most - len(self.picked)
+
+    @property
     def has_room(self) -> bool:
         """Whether the batch may have more requests and there is one that fits."""
-        return len(self.picked) < self._most and (self.limits.tokens_W is None or bool(self.is_open_W.any()))
+        return len(self.picked) < self._most and (self._fits_W is None or bool(self._fits_W.any()))
+
+    def fits(self, index: int) -> bool:
+        """Whether the token budget has room for a request that is not yet in."""
+        return self._fits_W is None or bool(self._fits_W[index])
+
+    def open(self) -> list[int]:
+        """The requests that may come in, by age."""
+        if self._fits_W is not None:
+            return np.flatnonzero(self._fits_W).tolist()
+        is_picked = set(self.picked)
+        return [index for index in range(self.num_waiting) if index not in is_picked]
 
     def take(self, index: int) -> int:
         """Put a request in; those that no longer fit are closed."""
         self.picked.append(index)
-        self.is_open_W[index] = False
-        if self.limits.tokens_W is not None:
+        if self._fits_W is not None:
+            assert self.limits.tokens_W is not None
             self._tokens_left -= int(self.limits.tokens_W[index])
-            self.is_open_W &= self.limits.tokens_W <= self._tokens_left
+            self._fits_W &= self.limits.tokens_W <= self._tokens_left
+            self._fits_W[index] = False
         return index
 
-    def close(self, score_W: Floats) -> None:
-        """Make the score of every request that is not open infinite, in place."""
-        score_W[~self.is_open_W] = np.inf
+    def close(self, score_W: Floats, taken: int | None = None) -> None:
+        """Make the score of every request that may not come in infinite, in place.
 
-    def take_least(self, score_W: Floats, tolerance: float) -> int:
-        """Take the request of the least score, the oldest of those within `tolerance` of it.
-
-        `score_W` must be closed, and is closed again, in place.
+        taken: the one request taken since `score_W` was closed last, if it was.
         """
-        least = score_W[score_W.argmin()]
-        index = self.take(int((score_W <= least + tolerance).argmax()))
-        if self.limits.tokens_W is None:
-            score_W[index] = np.inf
+        if self._fits_W is not None:
+            score_W[~self._fits_W] = np.inf
         else:
-            self.close(score_W)
+            score_W[self.picked if taken is None else taken] = np.inf
+
+    def take_least(self, score_W: Floats) -> int:
+        """Take the request of the least score. `score_W` must be closed, and is closed again, in place."""
+        index = self.take(int(score_W.argmin()))
+        self.close(score_W, index)
         return index
 
     def take_in_order(self, order: Iterable[int]) -> None:
         """Take what fits of `order` until the batch is full."""
+        room, is_picked = self.room, set(self.picked)
         for index in order:
-            if len(self.picked) >= self.limits.batch_size:
+            if room <= 0:
                 return
-            if self.is_open_W[index]:
-                self.take(int(index))
+            if index not in is_picked and self.fits(index):
+                self.take(index)
+                room -= 1

@@ -9,10 +9,10 @@ from typing import Final, Literal, TypeAlias, get_args
 import numpy as np
 from numpy.typing import ArrayLike
 
-from evenmoe.errors import ConfigError, check_choice
+from evenmoe.errors import ConfigError, ShapeError, check_choice
 from evenmoe.scheduling import greedy, ordered, partitions, peaks
 from evenmoe.scheduling.picking import Limits, Picking
-from evenmoe.scheduling.window import Ints, Window
+from evenmoe.scheduling.window import Floats, Ints, Window
 
 Strategy = Literal[
     "fcfs",
@@ -40,26 +40,29 @@ class Options:
     """Settings of single strategies.
 
     num_choices: power_of_d, power_of_d_dot: candidates sampled at each step, d.
-    shortlist: peak_excess, auto: candidates whose peak is looked at in each step; shorter windows are searched whole.
     exchanges: peak_excess, auto: exchanges after the batch is full, at most.
     min_depth: auto: fcfs while fewer than this many batches wait.
     min_gain: auto: fcfs unless the straggler factor falls by this share.
+    max_delay: auto: a request may leave later than in order of arrival by this share of the batches that waited when
+        it came, rounded down, less one. `BatchScheduler` sees to it; `select` knows one decision only.
     Raises ConfigError.
     """
 
     num_choices: int = 8
-    shortlist: int = 32
-    exchanges: int = 8
+    exchanges: int = 3
     min_depth: float = 2.0
     min_gain: float = 0.02
+    max_delay: float = 0.1
 
     def __post_init__(self) -> None:
-        for field, least in (("num_choices", 1), ("shortlist", 1), ("exchanges", 0)):
+        for field, least in (("num_choices", 1), ("exchanges", 0)):
             value = getattr(self, field)
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise ConfigError(field, value, f"an integer of at least {least}")
         if not _is_number(self.min_depth) or not self.min_depth >= 0:
             raise ConfigError("min_depth", self.min_depth, "a number of at least 0")
+        if not _is_number(self.max_delay) or not 0 <= self.max_delay < float("inf"):
+            raise ConfigError("max_delay", self.max_delay, "a finite number of at least 0")
         if not _is_number(self.min_gain) or not 0 <= self.min_gain < 1:
             raise ConfigError("min_gain", self.min_gain, "a number from 0 to under 1")
 
@@ -81,6 +84,7 @@ def select(
     first: Sequence[int] = (0,),
     tokens_W: ArrayLike | None = None,
     token_budget: int | None = None,
+    base_X: ArrayLike | None = None,
     options: Options = DEFAULT_OPTIONS,
 ) -> Ints:
     """Which requests of the window run together: indices, at most `batch_size`, the oldest (0) always the first.
@@ -92,6 +96,9 @@ def select(
     num_layers: L where a vector is L layers one after the other; peak_excess and auto sum the peak over layers.
     first: requests that go before all others, in place of the oldest.
     tokens_W, token_budget: [W] tokens of each request, and the most a batch may have.
+    base_X: [X] load of the requests that already run beside the batch, as in continuous batching; None: there are none.
+        It counts as part of the batch's load. An order or a partition of the window has no use for it: fcfs, random,
+        lpt, lpt_balanced, karmarkar_karp, differencing.
     Ties go to the older request. A window that fits into the batch is taken whole, in order of age.
     Raises ConfigError, ShapeError.
     """
@@ -104,21 +111,33 @@ def select(
         window = Window.of(loads_WX, num_layers=1 if num_layers is None else num_layers)
     limits = Limits(
         batch_size=batch_size,
-        first=tuple(first),
+        first=first,
         tokens_W=None if tokens_W is None else np.asarray(tokens_W, dtype=np.int64),
         token_budget=token_budget,
     )
     limits.check(len(window))
     if name in RANDOM and rng is None:
         raise ConfigError("rng", None, f"a numpy generator: {name} draws")
+    base = None if base_X is None else _checked_base(base_X, window)
     if not len(window):
         return np.zeros(0, dtype=np.int64)
-    picking = Picking(len(window), limits)
+    picking = Picking(len(window), limits, base)
     if len(window) <= batch_size:
         ordered.fcfs(window, picking)
     else:
         _RULES[name](window, picking, rng or _NO_DRAWS, options)
     return np.array(picking.picked, dtype=np.int64)
+
+
+def _checked_base(base_X: ArrayLike, window: Window) -> Floats:
+    base = np.asarray(base_X, dtype=np.float64)
+    if base.shape != (window.length,):
+        raise ShapeError(
+            f"base_X has shape {base.shape}; a load vector of the window has {window.length} entries"
+        )
+    if not (np.isfinite(base).all() and base.min() >= 0):
+        raise ConfigError("base_X", base_X, "finite numbers of at least 0")
+    return base
 
 
 _NO_DRAWS = np.random.default_rng(0)
@@ -145,12 +164,11 @@ _RULES: Final[dict[str, _Rule]] = {
         window, picking, rng, options.num_choices, by_dot_product=True
     ),
     "peak_excess": lambda window, picking, rng, options: peaks.peak_excess(
-        window, picking, options.shortlist, options.exchanges
+        window, picking, options.exchanges
     ),
     "auto": lambda window, picking, rng, options: peaks.auto(
         window,
         picking,
-        options.shortlist,
         options.exchanges,
         min_depth=options.min_depth,
         min_gain=options.min_gain,

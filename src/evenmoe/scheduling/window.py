@@ -8,7 +8,7 @@ A load vector has X entries: experts, or layers one after the other of experts o
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -18,11 +18,13 @@ from evenmoe.errors import ConfigError, ShapeError
 Floats: TypeAlias = NDArray[np.float64]
 Ints: TypeAlias = NDArray[np.int64]
 
-_SMALL = 1 << 18
-"""Multiplications under which all products anew are cheaper than keeping them."""
+SHORT = 128
+"""Windows up to this length make all products of a decision at once: one matrix product beats many small ones."""
 
-_SHORT = 128
-"""Windows of one decision up to this length compute all products at once: one matrix product beats many small ones."""
+_AGE_TERM = 1e-14
+"""What each place in the queue adds to a score, beside its largest term: more than rounding, less than matters."""
+
+_AGES: Final = _AGE_TERM * np.arange(4096)
 
 
 class Window:
@@ -52,7 +54,7 @@ class Window:
     def of(cls, loads_WX: ArrayLike, *, num_layers: int = 1) -> Window:
         """A window of `loads_WX` [W, X], the oldest first, for one decision. Raises ShapeError, ConfigError."""
         checked_WX = as_loads(loads_WX)
-        is_short = len(checked_WX) <= _SHORT
+        is_short = len(checked_WX) <= SHORT
         window = cls(checked_WX.shape[1], num_layers=num_layers, keep_products=is_short)
         window._set_tables(checked_WX)
         window._row_W = np.arange(len(checked_WX))
@@ -87,8 +89,32 @@ class Window:
 
     def loads(self, indices: Sequence[int] | Ints | slice = slice(None)) -> Floats:
         """[N, L, X / L]: a copy of the load vectors of these requests, layer by layer."""
-        rows_NX = self._load_RX[self._row_W[indices]]
+        rows_NX = self._load_RX.take(self._row_W[indices], axis=0)
         return rows_NX.reshape(len(rows_NX), self.num_layers, -1)
+
+    def surplus(self, indices: Sequence[int] | Ints | slice = slice(None)) -> Floats:
+        """[N, L, X / L]: what each entry of a layer has above the layer's mean, times the entries of a layer."""
+        load_NLD = self.loads(indices)
+        total_NL = np.add.reduce(load_NLD, 2)
+        load_NLD *= load_NLD.shape[2]
+        load_NLD -= total_NL[:, :, None]
+        return load_NLD
+
+    def surplus_by_entry(self) -> Floats:
+        """[X, W]: `surplus` of all, requests last."""
+        return np.ascontiguousarray(self.surplus().reshape(len(self), -1).T)
+
+    def surplus_at(self, entry_L: Ints) -> Floats:
+        """[W]: the sum over layers of `surplus` at one entry of each, given by its place in the vector."""
+        load_WL = self._load_RX[self._row_W[:, None], entry_L]
+        return np.asarray(load_WL.sum(1) * (self.length // self.num_layers) - self.total_W)
+
+    def centred_loads(self, indices: Sequence[int] | Ints | slice = slice(None)) -> Floats:
+        """[N, X]: a copy of the load vectors of these requests, each less its mean."""
+        row_N = self._row_W[indices]
+        load_NX = self._load_RX.take(row_N, axis=0)
+        load_NX -= (self._total_R.take(row_N) / self.length)[:, None]
+        return load_NX
 
     @property
     def total_W(self) -> Floats:
@@ -118,13 +144,24 @@ class Window:
         total_W = self.total_W
         return np.asarray(self.dots(index) - (total_W[index] / self.length) * total_W)
 
-    def all_dots(self) -> Floats:
-        """[W, W]: the products of all pairs."""
-        if self.keep_products and len(self) ** 2 * self.length > _SMALL:
+    def dots_with(self, load_X: Floats, *, centred: bool = False) -> Floats:
+        """[W]: the product of any load vector [X] with every request's, each less its mean if `centred`."""
+        dot_W = self._waiting(self._load_RX @ load_X)
+        if centred:
+            dot_W -= (load_X.sum() / self.length) * self.total_W
+        return np.asarray(dot_W)
+
+    def all_dots(self, *, centred: bool = False) -> Floats:
+        """[W, W]: the products of all pairs, each less its mean if `centred`; computed anew."""
+        load_WX = self.centred_loads() if centred else self._load_RX.take(self._row_W, axis=0)
+        return np.asarray(np.dot(load_WX, load_WX.T))
+
+    def table_of_dots(self) -> tuple[Floats, Ints]:
+        """[R, R], [W]: a table of products, not to be changed, and each request's row of it."""
+        if self.keep_products and len(self) > SHORT:
             self._complete_products()
-            return np.asarray(self._dot_RR[np.ix_(self._row_W, self._row_W)])
-        load_WX = self._load_RX.take(self._row_W, axis=0)
-        return np.asarray(load_WX @ load_WX.T)
+            return self._dot_RR, self._row_W
+        return self.all_dots(), np.arange(len(self))
 
     def _waiting(self, table_R: Floats) -> Floats:
         """[W]: the entries of the waiting requests, by age; always a copy."""
@@ -168,6 +205,14 @@ class Window:
         self._dot_RR = np.zeros((size, size) if self.keep_products else (0, 0))
         self._has_products_R = np.zeros(size, dtype=bool)
         self._is_complete = False
+
+
+def age_terms(number: int, scale: float) -> Floats:
+    """[number]: what to add to scores made of terms up to `scale`, by age, so that the older of equals scores less."""
+    scale = scale or 1.0  # where all is 0, anything tells them apart
+    return np.asarray(
+        _AGES[:number] * scale if number <= len(_AGES) else _AGE_TERM * scale * np.arange(number)
+    )
 
 
 def as_loads(loads_WX: ArrayLike) -> Floats:
