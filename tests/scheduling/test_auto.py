@@ -99,8 +99,8 @@ def test_a_delay_that_is_none_is_refused():
 )
 def test_latency_in_the_tail_is_never_worse_than_in_order_of_arrival(pattern, rate, least_gain):
     """P99 on CAPS's workload, under capacity (157 and 117 requests/s), near it, and far above."""
-    from evenmoe.simulation.paper import PaperConfig
     from evenmoe.simulation.simulate import simulate
+    from evenmoe.simulation.studies.paper import PaperConfig
 
     paper = PaperConfig()
     workload = paper.workload.made(pattern, float(rate))

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from evenmoe.cli import bench_layer, bench_model, bench_saving, bench_scheduler
+from evenmoe.cli import bench_layer, bench_model, bench_saving, bench_scheduler, bench_simulator
 from evenmoe.cli.console import stderr, stdout, write_json
 from evenmoe.cli.options import JsonOption, SeedOption
 
@@ -16,6 +16,7 @@ app = typer.Typer(help="Time things, each beside a reference in the same run.", 
 app.command("layer")(bench_layer.layer)
 app.command("model")(bench_model.model)
 app.command("scheduler")(bench_scheduler.scheduler)
+app.command("simulator")(bench_simulator.simulator)
 app.command("saving")(bench_saving.saving)
 
 

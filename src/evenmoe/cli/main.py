@@ -9,7 +9,19 @@ import sys
 import typer
 from rich.logging import RichHandler
 
-from evenmoe.cli import bench, break_even, calibrate, demo, doctor, models, place, profile, report, sweep
+from evenmoe.cli import (
+    bench,
+    break_even,
+    calibrate,
+    demo,
+    doctor,
+    models,
+    place,
+    profile,
+    report,
+    simulate,
+    sweep,
+)
 from evenmoe.cli.console import stderr
 from evenmoe.errors import EvenMoEError
 from evenmoe.version import __version__
@@ -30,6 +42,7 @@ app.command("sweep")(sweep.sweep)
 app.command("report")(report.report)
 app.command("models")(models.models)
 app.add_typer(bench.app, name="bench")
+app.add_typer(simulate.app, name="simulate")
 app.command("calibrate")(calibrate.calibrate)
 app.command("break-even")(break_even.break_even)
 app.command("doctor")(doctor.doctor)

@@ -34,13 +34,21 @@ def make_config(**settings: Any) -> SweepConfig:
         raise ConfigError(field, first["input"], first["msg"].removeprefix("Value error, ")) from error
 
 
+def path_of(name: str) -> str:
+    """A folder or Hub name as `load` takes it; "bundled:text" is the folder that ships."""
+    if not name.startswith(BUNDLED_PREFIX):
+        return name
+    from evenmoe.models.bundled import bundled_path
+
+    return str(bundled_path(name.removeprefix(BUNDLED_PREFIX)))
+
+
 def load_model_and_tokenizer(name: str, dtype: str, quantization: str | None) -> tuple[Any, Any]:
     """The model and tokenizer of a folder, a Hub name or "bundled:text"."""
-    from evenmoe.models.bundled import bundled_path
     from evenmoe.models.loading import load, load_tokenizer
 
     hide_loading_bars()
-    path = str(bundled_path(name.removeprefix(BUNDLED_PREFIX))) if name.startswith(BUNDLED_PREFIX) else name
+    path = path_of(name)
     with stderr.status(f"Loading {name} ..."):
         # `load` checks both names itself.
         return load(path, dtype=dtype, quantization=cast(Any, quantization)), load_tokenizer(path)

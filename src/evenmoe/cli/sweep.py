@@ -46,6 +46,15 @@ def sweep(
     window_tokens: WindowTokensOption = 256,
     batch_size: BatchSizeOption = None,
     mix: MixOption = "mixed",
+    assign: Annotated[
+        str, typer.Option(help="The device of each window of a batch: arrival, random or balanced.")
+    ] = "arrival",
+    loads_from: Annotated[
+        str | None, typer.Option(help="Loads that balanced goes by: predicted (by --prior) or true.")
+    ] = None,
+    prior: Annotated[
+        Path | None, typer.Option(help="A token prior (evenmoe profile --predictor token-prior).")
+    ] = None,
     dtype: DtypeOption = "float32",
     quantization: QuantizationOption = None,
     seed: SeedOption = 0,
@@ -75,8 +84,25 @@ def sweep(
         window_tokens=window_tokens,
         batch_size=batch_size,
         mix=mix,
+        assign=assign,
+        loads_from=loads_from or _default_loads(assign, prior),
+        prior=None if prior is None else str(prior),
         dtype=dtype,
         quantization=quantization,
         seed=seed,
     )
-    run_and_report(config, texts, out, json, f"{model}, {num_devices} virtual devices")
+    title = f"{model}, {num_devices} virtual devices" + _shares_text(config.assign, config.loads_from)
+    run_and_report(config, texts, out, json, title)
+
+
+def _default_loads(assign: str, prior: Path | None) -> str | None:
+    """Predicted where a prior says what is expected; else true, where loads are needed at all."""
+    if prior is not None:
+        return "predicted"
+    return "true" if assign == "balanced" else None
+
+
+def _shares_text(assign: str, loads_from: str | None) -> str:
+    if assign == "arrival":
+        return ""
+    return f", shares {assign}" + (f" by {loads_from} loads" if loads_from else "")

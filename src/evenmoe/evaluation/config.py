@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_serializer, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_serializer, field_validator
 
 from evenmoe.evaluation.batches import Mix
 from evenmoe.evaluation.specs import PolicySpec
+from evenmoe.scheduling import AssignMethod
 
 Gamma = Annotated[float, Field(gt=0)]
 
@@ -33,6 +34,14 @@ class SweepConfig(BaseModel):
     window_tokens: Annotated[int, Field(ge=2)] = 256
     batch_size: Annotated[int, Field(ge=1)] | None = None
     mix: Mix = "mixed"
+    assign: AssignMethod = "arrival"
+    """Which virtual device each window of a batch joins; "arrival": contiguous shares of the batch."""
+    loads_from: Annotated[Literal["predicted", "true"] | None, Field(validate_default=True)] = None
+    """The loads that "balanced" goes by: of the token prior, or of a pass without a limit."""
+    prior: Annotated[str | None, Field(validate_default=True)] = None
+    """The token prior's file."""
+    prior_sha256: str | None = None
+    """None: not read yet; a result's configuration has it."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     quantization: Literal["nf4"] | None = None
     seed: Annotated[int, Field(ge=0)] = 0
@@ -43,6 +52,27 @@ class SweepConfig(BaseModel):
         if len(set(gammas)) != len(gammas) or any(math.isnan(gamma) for gamma in gammas):
             raise ValueError(f"each gamma once, got {list(gammas)}")
         return gammas
+
+    @field_validator("assign")
+    @classmethod
+    def _assignment_has_devices(cls, assign: AssignMethod, info: ValidationInfo) -> AssignMethod:
+        if assign != "arrival" and info.data.get("num_devices") == 1:
+            raise ValueError("arrival: there is only one device")
+        return assign
+
+    @field_validator("loads_from")
+    @classmethod
+    def _loads_are_for_balanced(cls, loads_from: str | None, info: ValidationInfo) -> str | None:
+        if (info.data.get("assign") == "balanced") != (loads_from is not None):
+            raise ValueError("predicted or true with assign balanced, left out otherwise")
+        return loads_from
+
+    @field_validator("prior")
+    @classmethod
+    def _prior_is_for_predicted(cls, prior: str | None, info: ValidationInfo) -> str | None:
+        if (info.data.get("loads_from") == "predicted") != (prior is not None):
+            raise ValueError("a token prior's file with loads_from predicted, left out otherwise")
+        return prior
 
     @field_serializer("gammas")
     def _infinity_as_text(self, gammas: tuple[float, ...]) -> list[float | str]:

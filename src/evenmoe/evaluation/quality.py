@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 Progress = Callable[[int], None]
 """Called with the number of batches finished so far."""
 
+Shares = Sequence[Sequence[int]]
+"""The virtual device of each window of each batch."""
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Quality:
@@ -74,17 +77,20 @@ def measure_quality(
     batches: Sequence[Sequence[Window]],
     attached: Attached | None = None,
     progress: Progress | None = None,
+    shares: Shares | None = None,
 ) -> Quality:
     """Run `model` over `batches` without gradients and score every predicted token.
 
-    With `attached`, loads are tagged by domain. `seconds` is the time of the forward passes alone.
+    With `attached`, loads are tagged by domain, and `shares` says which virtual device each window is on (None: as
+    `attach` puts them). `seconds` is the time of the forward passes alone.
     """
     parts: list[tuple[NDArray[Any], NDArray[Any]]] = []
     seconds = 0.0
     for done, batch in enumerate(batches, start=1):
         tagged = attached.tagged([window.domain for window in batch]) if attached else nullcontext()
+        placed = attached.assign(shares[done - 1]) if attached and shares is not None else nullcontext()
         ids_BS = _ids(batch, model)
-        with torch.inference_mode(), tagged:
+        with torch.inference_mode(), tagged, placed:
             start = time.perf_counter()
             logits_BSV = model(input_ids=ids_BS, use_cache=False).logits
             seconds += time.perf_counter() - start

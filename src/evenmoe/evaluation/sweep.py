@@ -13,8 +13,9 @@ import torch
 from evenmoe.evaluation.batches import make_batches, plan_batches
 from evenmoe.evaluation.config import SweepConfig
 from evenmoe.evaluation.partial import PartialRows
-from evenmoe.evaluation.quality import Quality, measure_quality
+from evenmoe.evaluation.quality import Quality, Shares, measure_quality
 from evenmoe.evaluation.results import Results, Row, versions
+from evenmoe.evaluation.shares import assign_shares, fingerprint
 from evenmoe.evaluation.specs import PolicySpec
 from evenmoe.evaluation.texts import Window, cut_windows, num_fitting
 from evenmoe.loads import ExpertLoads, write_loads
@@ -85,6 +86,7 @@ def run_sweep(
     (out / "loads").mkdir(parents=True, exist_ok=True)
     partial = PartialRows(out, {"config": config.model_dump(mode="json"), "versions": versions()})
     model.eval()
+    shares = assign_shares(config, model, batches)
     _warm_up(model, batches[0])
     base: Quality | None = None
     rows: list[Row] = []
@@ -93,7 +95,7 @@ def run_sweep(
         if kept is None or base is None:
             if announce:
                 announce(point, done, len(todo))
-            quality, loads = _measure(point, config, model, batches)
+            quality, loads = _measure(point, config, model, batches, shares)
             base = base or quality
             row = _row(point, config, quality, base, loads)
             write_loads(loads, out / row.loads_file)
@@ -115,7 +117,10 @@ def _prepare(
     num_windows, batch_size = plan_batches(fitting, config.num_windows, config.batch_size)
     windows = cut_windows(texts, tokenizer, num_windows=num_windows, window_tokens=config.window_tokens)
     batches = make_batches(windows, batch_size, config.mix, config.seed)
-    return config.model_copy(update={"num_windows": num_windows, "batch_size": batch_size}), batches
+    resolved: dict[str, object] = {"num_windows": num_windows, "batch_size": batch_size}
+    if config.prior is not None:
+        resolved["prior_sha256"] = fingerprint(config.prior)
+    return config.model_copy(update=resolved), batches
 
 
 def _warm_up(model: torch.nn.Module, batch: Sequence[Window]) -> None:
@@ -124,14 +129,18 @@ def _warm_up(model: torch.nn.Module, batch: Sequence[Window]) -> None:
 
 
 def _measure(
-    point: Point, config: SweepConfig, model: torch.nn.Module, batches: Sequence[Sequence[Window]]
+    point: Point,
+    config: SweepConfig,
+    model: torch.nn.Module,
+    batches: Sequence[Sequence[Window]],
+    shares: Shares | None,
 ) -> tuple[Quality, ExpertLoads]:
     policy = point.spec.build(point.gamma, config.common_options)
     placement = None if config.placement is None else Placement.of(config.placement, config.num_devices)
     with attach(
         model, policy, num_devices=config.num_devices, placement=placement, seed=config.seed
     ) as attached:
-        quality = measure_quality(model, batches, attached)
+        quality = measure_quality(model, batches, attached, shares=shares)
         return quality, attached.loads
 
 

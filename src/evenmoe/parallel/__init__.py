@@ -20,9 +20,10 @@ _HOME = {
     "ExpertParallel": "evenmoe.parallel.sharding",
     "shard": "evenmoe.parallel.sharding",
     "gather_loads": "evenmoe.parallel.gathering",
+    "split_batch": "evenmoe.parallel.splitting",
 }
 
-__all__ = ["ExpertParallel", "Group", "gather_loads", "init", "launch", "shard"]
+__all__ = ["ExpertParallel", "Group", "gather_loads", "init", "launch", "shard", "split_batch"]
 
 
 def __getattr__(name: str) -> Any:

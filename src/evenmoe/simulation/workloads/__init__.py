@@ -1,0 +1,1 @@
+"""What the simulator serves: arrivals, lengths and loads of requests."""
