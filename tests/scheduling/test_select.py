@@ -222,6 +222,15 @@ def test_a_token_budget_is_kept_and_only_what_does_not_fit_is_left(case, data):
             assert all(used + tokens[i] > budget for i in range(len(loads)) if i not in picked)
 
 
+def test_a_token_budget_leaves_a_choice_where_the_window_would_fit_by_number():
+    code, book = [6.0, 2.0, 0.0, 0.0], [0.0, 0.0, 2.0, 6.0]
+    limits = {"tokens_W": [4, 4, 4], "token_budget": 8}
+    assert run("fcfs", [code, code, book], 3, **limits) == [0, 1]
+    for name in ("greedy_variance", "greedy_dot_product", "norm_minimizing", "peak_excess"):
+        assert run(name, [code, code, book], 3, **limits) == [0, 2]
+        assert run(name, [code, code, book], 3, tokens_W=[4, 4, 4], token_budget=12) == [0, 1, 2]
+
+
 def test_whoever_must_come_first_does_and_shuts_the_batch_where_it_does_not_fit():
     loads = np.random.default_rng(1).random((10, 4))
     for name in STRATEGIES:

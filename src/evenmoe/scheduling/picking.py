@@ -55,6 +55,11 @@ class Limits:
         if not is_inside or len(set(self.first)) != len(self.first):
             raise ConfigError("first", self.first, f"different requests from 0 to {num_waiting - 1}")
 
+    def hold_all(self, num_waiting: int) -> bool:
+        """Whether the whole window fits, so that there is nothing to choose."""
+        fits = self.tokens_W is None or int(self.tokens_W.sum()) <= (self.token_budget or 0)
+        return num_waiting <= self.batch_size and fits
+
 
 class Picking:
     """The batch so far. `picked` is in the order of taking.

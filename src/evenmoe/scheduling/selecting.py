@@ -99,7 +99,7 @@ def select(
     base_X: [X] load of the requests that already run beside the batch, as in continuous batching; None: there are none.
         It counts as part of the batch's load. An order or a partition of the window has no use for it: fcfs, random,
         lpt, lpt_balanced, karmarkar_karp, differencing.
-    Ties go to the older request. A window that fits into the batch is taken whole, in order of age.
+    Ties go to the older request. A window that fits into the batch, tokens included, is taken whole, by age.
     Raises ConfigError, ShapeError.
     """
     check_choice("strategy", name, STRATEGIES)
@@ -122,7 +122,7 @@ def select(
     if not len(window):
         return np.zeros(0, dtype=np.int64)
     picking = Picking(len(window), limits, base)
-    if len(window) <= batch_size:
+    if limits.hold_all(len(window)):
         ordered.fcfs(window, picking)
     else:
         _RULES[name](window, picking, rng or _NO_DRAWS, options)
