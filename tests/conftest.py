@@ -8,8 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from evenmoe.cli.main import run
+
+settings.register_profile("evenmoe", deadline=None)  # how long an example takes says how busy the machine is
+settings.load_profile("evenmoe")
 
 DOMAINS = {
     "numbers": " ".join(str(n * n) for n in range(4000)),

@@ -22,7 +22,7 @@ def draws(draw):
 
 
 @given(draws())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_counts_are_exact_and_experts_distinct(case):
     share_E, num_tokens, top_k, seed = case
     routing = draw_routing(share_E, num_tokens, top_k, seed)
@@ -33,7 +33,7 @@ def test_counts_are_exact_and_experts_distinct(case):
 
 
 @given(draws())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_counts_are_those_of_the_largest_remainder(case):
     share_E, num_tokens, top_k, _ = case
     counts = expert_counts(share_E, num_tokens, top_k)
@@ -43,7 +43,7 @@ def test_counts_are_those_of_the_largest_remainder(case):
 
 
 @given(draws())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_the_chosen_are_the_top_k_of_the_logits_best_first(case):
     share_E, num_tokens, top_k, seed = case
     routing = draw_routing(share_E, num_tokens, top_k, seed)

@@ -47,7 +47,7 @@ def test_an_unknown_layer_or_tag_is_refused_with_those_there_are(loads, layer, t
 
 
 @given(st.integers(2, 64), st.integers(1, 8), st.floats(0.0, 1.0))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_the_busiest_expert_gets_the_skew_that_was_asked_for(num_experts, top_k, part):
     top_k = min(top_k, num_experts)
     skew = 1.0 + part * (num_experts / top_k - 1.0)

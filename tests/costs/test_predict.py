@@ -35,7 +35,7 @@ def cases(draw):
     return draw(loads(num_devices)), tokens, draw(holds(num_devices))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(case=cases(), policy=st.sampled_from(sorted(MACHINE.policies)), shared=st.booleans())
 def test_equals_the_oracle(case, policy, shared):
     load, tokens, placement = case
@@ -61,7 +61,7 @@ def test_worked_by_hand():
     assert found.device_wait_ms[0] == pytest.approx(0.0)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(case=cases(), barriers=st.booleans())
 def test_phases_of_each_device_sum_to_the_layer(case, barriers):
     load, tokens, placement = case
@@ -72,7 +72,7 @@ def test_phases_of_each_device_sum_to_the_layer(case, barriers):
     assert (found.device_wait_ms >= -1e-9).all()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(case=cases(), data=st.data())
 def test_more_load_never_takes_less(case, data):
     load, tokens, placement = case
@@ -83,7 +83,7 @@ def test_more_load_never_takes_less(case, data):
     assert predict(more, tokens, placement).layer_ms >= predict(load, tokens, placement).layer_ms - 1e-9
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(case=cases(), data=st.data())
 def test_names_of_devices_and_experts_do_not_matter(case, data):
     load, tokens, placement = case
@@ -93,7 +93,7 @@ def test_names_of_devices_and_experts_do_not_matter(case, data):
     assert float(found.layer_ms) == pytest.approx(float(predict(load, tokens, placement).layer_ms))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(load=loads(3), tokens=st.integers(1, 50))
 def test_an_even_device_load_is_never_slower(load, tokens):
     """On a machine whose experts cost the same per pair however many there are."""
@@ -107,7 +107,7 @@ def test_an_even_device_load_is_never_slower(load, tokens):
     assert even_ms <= skewed_ms + 1e-9
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(load=loads(2), factor=st.floats(1, 8))
 def test_time_scales_with_load_where_nothing_is_fixed(load, factor):
     machine = Machine(

@@ -33,7 +33,7 @@ def traffic(rate_per_s=60.0, number=80, seed=0):
     rate=st.sampled_from([5.0, 60.0, 400.0]),
     strategy=st.sampled_from(["fcfs", "peak_excess", "auto", "random", "power_of_d"]),
 )
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_the_simulator_foretells_a_machine_that_is_as_it_assumes(seed, rate, strategy):
     from evenmoe.live.forecast import forecast
 

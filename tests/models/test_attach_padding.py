@@ -143,7 +143,7 @@ def test_generation_counts_no_padding_and_no_finished_row():
     assert attached.loads.total.tokens_L.tolist() == [int(mask.sum()) + fed] * 2
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.lists(st.sampled_from([0, 5, 6]), min_size=6, max_size=6), min_size=1, max_size=4))
 def test_runs_against_a_loop(rows):
     expected = []

@@ -14,7 +14,7 @@ from evenmoe.routing import Baseline, TokenDrop
 from tests.models.attach_reference import forward, ids_of, tiny_model, watch
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.integers(1, 12), st.integers(1, 9), st.data())
 def test_rows_are_contiguous_even_and_unmoved_by_empty_ones(num_rows, num_devices, data):
     devices = rows_to_devices(num_rows, None, num_devices).tolist()

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from evenmoe.errors import ConfigError
@@ -78,7 +78,6 @@ def test_plan_of_many_slots():
 
 
 @given(worlds())
-@settings(deadline=None)
 def test_own_rows_come_back_from_all_experts(world):
     holds, tokens, pairs, devices = world
     expected, ran = oracle.expert_layer(tokens, pairs, devices, experts_of(len(holds[0])))
@@ -114,7 +113,6 @@ def test_own_rows_come_back_from_all_experts(world):
 
 
 @given(worlds())
-@settings(deadline=None)
 def test_a_shared_batch_is_summed_over_the_ranks(world):
     holds, tokens, pairs, devices = world
     expected, _ = oracle.expert_layer(tokens, pairs, devices, experts_of(len(holds[0])))

@@ -18,7 +18,7 @@ from evenmoe.scheduling import ASSIGN_METHODS, assign
 from tests.parallel.thread_ranks import run_ranks
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 2**32 - 1), st.integers(0, 12), st.integers(1, 4), st.sampled_from(ASSIGN_METHODS))
 def test_every_request_is_on_one_rank_as_assign_has_it(seed, num_requests, num_ranks, method):
     rng = np.random.default_rng(seed)

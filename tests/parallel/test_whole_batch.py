@@ -90,7 +90,7 @@ PLACEMENTS = {2: [0, 1, [0, 1], 1, 0, [0, 1]], 3: [2, 1, 0, 0, [0, 1, 2], [1, 2]
 
 @pytest.mark.parametrize("policy", POLICIES, ids=repr)
 @given(data=st.data(), num_ranks=st.sampled_from([2, 3]))
-@settings(deadline=None, max_examples=12)
+@settings(max_examples=12)
 def test_ranks_decide_as_one_process_does(policy, data, num_ranks):
     parts = data.draw(batches(num_ranks))
     placement = Placement.of(PLACEMENTS[num_ranks], num_ranks)

@@ -26,7 +26,7 @@ def factor(placement, load_GE):
 
 
 @pytest.mark.parametrize("method", METHODS)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(case=fits())
 def test_every_expert_is_placed_and_devices_hold_even_numbers(method, case):
     load_GE, num_devices, replicas = case
@@ -57,14 +57,14 @@ def test_domains_that_only_look_even_together_are_evened_apart():
 
 
 @given(st.integers(0, 99), st.sampled_from([2, 4]))  # sums over 3 equal rows would round
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_null_identical_domains_give_the_load_balanced_placement(seed, num_domains):
     load_GE = np.repeat(random_loads(seed, 1, 16), num_domains, axis=0)
     assert fit(load_GE, "vector", 4, noise=0.0).holders_LE == fit(load_GE, "load_balanced", 4).holders_LE
 
 
 @given(fits())
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_a_busier_domain_counts_no_more(case):
     load_GE, num_devices, _ = case
     busier_GE = load_GE.copy()
@@ -76,7 +76,7 @@ def test_a_busier_domain_counts_no_more(case):
 
 
 @given(st.integers(0, 999), st.data())
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_names_of_experts_do_not_matter_to_replicated(seed, data):
     load_GE = random_loads(seed, 3, 12)
     order = data.draw(st.permutations(range(12)))
@@ -86,7 +86,7 @@ def test_names_of_experts_do_not_matter_to_replicated(seed, data):
 
 
 @given(fits())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_the_search_never_ends_worse_than_it_started_and_counts_right(case):
     load_GE, num_devices, _ = case
     load_GE = load_GE[load_GE.sum(-1) > 0]
@@ -101,7 +101,7 @@ def test_the_search_never_ends_worse_than_it_started_and_counts_right(case):
 
 
 @given(fits())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_the_straggler_factor_is_the_slow_one(case):
     load_GE, num_devices, replicas = case
     load_GE = load_GE[load_GE.sum(-1) > 0]
@@ -112,7 +112,7 @@ def test_the_straggler_factor_is_the_slow_one(case):
 
 
 @given(fits(), st.lists(st.floats(0.01, 1.0), min_size=4, max_size=4))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_a_mix_of_domains_is_no_worse_than_its_domains(case, weights):
     load_GE, num_devices, _ = case
     placement = fit(load_GE, "vector", num_devices)

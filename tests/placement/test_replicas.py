@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from evenmoe.errors import ConfigError
@@ -39,7 +39,6 @@ def test_the_global_form_is_one_group_and_one_node():
 
 
 @given(st.lists(st.integers(0, 50), min_size=2, max_size=12), st.integers(2, 5), st.data())
-@settings(deadline=None)
 def test_copies_against_the_slow_version(load_E, num_devices, data):
     replicas = data.draw(st.integers(0, len(load_E) * (num_devices - 1)))
     count_E = count_copies(np.array(load_E, dtype=np.float64), replicas, num_devices)

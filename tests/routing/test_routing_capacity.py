@@ -39,7 +39,7 @@ def test_worked_values(gamma: float, tokens: int, top_k: int, experts: int, expe
     assert capacity(gamma, tokens, top_k, experts) == expected
 
 
-@settings(deadline=None, derandomize=True)
+@settings(derandomize=True)
 @given(
     st.one_of(st.integers(1, 400).map(lambda n: n / 100), st.floats(1e-9, 1e9)),
     st.lists(st.tuples(st.integers(1, 5000), st.integers(1, 16)), min_size=1, max_size=4),

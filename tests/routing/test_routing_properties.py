@@ -15,7 +15,7 @@ from evenmoe.routing import Baseline, ExpandedDrop, ExpertDrop, Fill, Policy, Th
 from tests.routing.routing_cases import Case, make_case, only
 from tests.routing.routing_checks import check_candidates, check_loads
 
-quick = settings(deadline=None, derandomize=True, max_examples=60)
+quick = settings(derandomize=True, max_examples=60)
 
 CAPACITY_POLICIES = (TokenDrop, ExpandedDrop, Fill)
 seeds = st.integers(0, 10_000)

@@ -23,7 +23,7 @@ def run(loads, num_devices, method="balanced", tokens=None):
 
 
 @pytest.mark.parametrize("method", ASSIGN_METHODS)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=seeds, num_requests=st.integers(0, 20), num_devices=st.integers(1, 6))
 def test_every_request_has_one_device_and_shares_are_even(method, seed, num_requests, num_devices):
     loads = np.random.default_rng(seed).integers(0, 4, (num_requests, 3))
@@ -48,7 +48,7 @@ def test_two_domains_are_dealt_over_all_devices():
     assert sorted(devices[:4]) == sorted(devices[4:]) == [0, 1, 2, 3]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seeds, st.integers(2, 7), st.integers(2, 3))
 def test_overlap_is_near_the_least_of_all_and_no_exchange_lowers_it(seed, num_requests, num_devices):
     loads = np.random.default_rng(seed).integers(0, 9, (num_requests, 4)).tolist()
@@ -63,7 +63,7 @@ def test_overlap_is_near_the_least_of_all_and_no_exchange_lowers_it(seed, num_re
             assert slow.overlap(loads, exchanged) >= mine
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seeds, st.integers(2, 9), st.integers(1, 4))
 def test_no_exchange_that_keeps_the_tokens_even_lowers_the_overlap(seed, num_requests, num_devices):
     rng = np.random.default_rng(seed)
@@ -80,7 +80,7 @@ def test_no_exchange_that_keeps_the_tokens_even_lowers_the_overlap(seed, num_req
                 assert slow.overlap(loads, exchanged) >= mine
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(seeds, st.integers(1, 24), st.integers(1, 6), st.booleans())
 def test_balanced_is_never_worse_than_arrival(seed, num_requests, num_devices, is_even):
     rng = np.random.default_rng(seed)
@@ -116,7 +116,7 @@ def test_it_is_seldom_far_from_the_least_of_all():
     assert np.mean(ratios) < 1.01
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seeds, st.integers(1, 24), st.integers(1, 5))
 def test_tokens_are_shared_out_within_one_request(seed, num_requests, num_devices):
     rng = np.random.default_rng(seed)
@@ -127,7 +127,7 @@ def test_tokens_are_shared_out_within_one_request(seed, num_requests, num_device
     assert tokens_D.max() <= tokens.sum() / num_devices + tokens.max()
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seeds)
 def test_balanced_overlaps_less_than_arrival_in_bursts(seed):
     rng = np.random.default_rng(seed)
@@ -165,7 +165,7 @@ def test_attach_takes_the_assignment():
         assert attached.loads.total.tokens_L.tolist() == [128] * len(attached.loads.layers)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seeds, st.sampled_from(ASSIGN_METHODS))
 def test_the_batch_scheduler_hands_out_the_same_shares(seed, method):
     rng = np.random.default_rng(seed)

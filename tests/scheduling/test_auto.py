@@ -31,7 +31,7 @@ def keys(batch):
     return [request.key for request in batch]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.sampled_from([0, 1, 3, 4, 5, 9, 40]), max_size=25), st.sampled_from([0.0, 0.2, 0.5, 1.0]))
 def test_whoever_is_late_goes_before_all_that_are_not(arrivals, max_delay):
     """The rule, counted by hand beside the scheduler: ahead on arrival, gone since."""
@@ -54,7 +54,7 @@ def test_whoever_is_late_goes_before_all_that_are_not(arrivals, max_delay):
     assert not waiting
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=40))
 def test_where_fewer_than_twenty_batches_wait_it_is_the_order_of_arrival(arrivals):
     auto, fcfs, number = scheduler_of("auto"), scheduler_of("fcfs"), 0

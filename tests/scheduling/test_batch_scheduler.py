@@ -60,7 +60,7 @@ def test_only_the_window_is_looked_at():
     assert keys(scheduler.next_batch()) == [0, 8], "the longest of the oldest nine"
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data(), st.sampled_from(STRATEGIES), st.integers(0, 6), st.sampled_from([None, 12]))
 def test_nothing_is_lost_or_doubled_and_nobody_is_passed_over_too_often(data, strategy, bound, budget):
     config = {"max_batch_size": 4, "window_size": 12, "min_batch_trigger": 6, "num_layers": 2}

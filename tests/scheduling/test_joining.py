@@ -61,7 +61,7 @@ def test_room_and_tokens_are_bounds():
     assert len(scheduler.next_batch(flush=True, room=2)) == 2
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(st.data(), st.sampled_from(STRATEGIES))
 def test_nothing_is_lost_or_doubled_while_requests_join(data, strategy):
     loads = data.draw(st.lists(st.lists(st.integers(0, 5), min_size=4, max_size=4), min_size=1, max_size=30))
@@ -79,7 +79,7 @@ def test_nothing_is_lost_or_doubled_while_requests_join(data, strategy):
     assert sorted(done) == list(range(len(loads)))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data(), st.sampled_from(STRATEGIES))
 def test_where_there_is_no_choice_the_batch_is_the_one_that_select_would_pick(data, strategy):
     """`next_batch` does not ask the strategy where all fit, nor for fcfs."""

@@ -45,7 +45,7 @@ def test_all_of_caps_are_there_under_their_names():
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(windows())
 def test_any_batch_has_the_oldest_and_each_request_once(name, case):
     loads, num_layers, size = case
@@ -57,7 +57,7 @@ def test_any_batch_has_the_oldest_and_each_request_once(name, case):
 
 
 @pytest.mark.parametrize("name", sorted(slow.SCORES))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(windows())
 def test_greedy_strategies_pick_what_scores_least(name, case):
     loads, _, size = case
@@ -66,7 +66,7 @@ def test_greedy_strategies_pick_what_scores_least(name, case):
 
 
 @pytest.mark.parametrize("name", ["lpt", "lpt_balanced", "karmarkar_karp", "differencing"])
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(windows())
 def test_orders_and_partitions_are_those_of_the_oracle(name, case):
     loads, _, size = case
@@ -74,7 +74,7 @@ def test_orders_and_partitions_are_those_of_the_oracle(name, case):
     assert run(name, loads, size) == getattr(slow, name)(loads, size)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(windows(most=10), st.integers(0, 3))
 def test_peak_excess_is_that_of_the_oracle(case, exchanges):
     loads, num_layers, size = case
@@ -84,7 +84,7 @@ def test_peak_excess_is_that_of_the_oracle(case, exchanges):
     assert picked == slow.peak_excess(loads, size, num_layers, exchanges)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(windows(most=10), st.data())
 def test_what_already_runs_counts_as_part_of_the_batch(case, data):
     loads, num_layers, size = case
@@ -126,7 +126,7 @@ def test_a_request_unlike_those_that_run_joins_them():
         assert picked == [0, 2, 3]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(windows(most=9))
 def test_peak_excess_is_never_better_than_the_best_batch_of_all(case):
     loads, num_layers, size = case
@@ -148,7 +148,7 @@ def test_exchanges_only_lower_the_excess():
 
 
 @pytest.mark.parametrize("name", INVARIANT)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 2**32 - 1), scale=st.sampled_from([2.0**-20, 0.5, 2.0**30]))
 def test_the_unit_of_loads_and_the_order_of_the_younger_do_not_matter(name, seed, scale):
     rng = np.random.default_rng(seed)
@@ -159,7 +159,7 @@ def test_the_unit_of_loads_and_the_order_of_the_younger_do_not_matter(name, seed
     assert order[run(name, loads[order], 4, num_layers=2)].tolist() == picked
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(windows(), st.integers(1, 6))
 def test_power_of_d_takes_the_best_of_a_sample_and_with_all_as_sample_is_greedy(case, num_choices):
     loads, _, size = case
@@ -206,7 +206,7 @@ def test_where_all_are_alike_age_decides(name):
         assert picked == [0, 1, 2]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(windows(), st.data())
 def test_a_token_budget_is_kept_and_only_what_does_not_fit_is_left(case, data):
     loads, num_layers, size = case
@@ -253,7 +253,7 @@ def test_auto_is_fcfs_where_the_queue_is_shallow_or_nothing_is_gained():
     assert run("auto", alike, 8, options=Options(min_gain=0.0)) == run("peak_excess", alike, 8)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 2**32 - 1), st.booleans(), st.booleans())
 @example(5836, True, True)  # as many requests as the tables have rows, in another order
 def test_a_window_kept_from_decision_to_decision_decides_as_a_fresh_one(seed, keeps, as_if_long):

@@ -110,7 +110,7 @@ def test_topics_have_their_share_of_the_mix(kind):
 # Block by block -------------------------------------------------------------------------------------------------------
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(
     rate=st.floats(1e-3, 1e5),
     requests=st.floats(1, 1e4),

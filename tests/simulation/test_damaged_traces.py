@@ -140,7 +140,7 @@ def test_other_suffixes_and_damaged_archives(tmp_path):
         read_trace(tmp_path / "b.csv")
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(data=st.data())
 def test_a_file_cut_anywhere_is_refused_or_holds_whole_requests(tmp_path_factory, data):
     name, text = data.draw(st.sampled_from([("a.csv", OWN), ("a.jsonl", MOONCAKE)]))

@@ -58,7 +58,7 @@ def both(layer, **settings):
     return found, by_source(kept_TE, device_T, num_devices), int((kept_TE & chosen_TE).sum()), load_SLDE
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(layers(), st.sampled_from(GAMMAS))
 def test_token_drop_by_source_and_expert_is_exact(layer, gamma):
     found, kept_SLDE, num_kept, _ = both(layer, policy="token_drop", gamma=gamma)
@@ -66,7 +66,7 @@ def test_token_drop_by_source_and_expert_is_exact(layer, gamma):
     assert found.kept_SL.item() == pytest.approx(num_kept)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     layers(),
     st.sampled_from(GAMMAS),
@@ -85,7 +85,7 @@ def test_token_drop_keeps_as_much_in_every_bin_as_the_policy(layer, gamma, scope
     np.testing.assert_allclose(run_DE, kept_DE, atol=1e-9)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(layers(), st.sampled_from(GAMMAS[:-1]))
 def test_expanded_drop_runs_as_much_by_source_and_expert_and_keeps_at_least_as_many_top_k(layer, gamma):
     found, kept_SLDE, num_kept, _ = both(layer, policy="expanded_drop", gamma=gamma)
@@ -93,7 +93,7 @@ def test_expanded_drop_runs_as_much_by_source_and_expert_and_keeps_at_least_as_m
     assert found.kept_SL.item() >= num_kept - 1e-9
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(
     layers(),
     st.sampled_from(GAMMAS),

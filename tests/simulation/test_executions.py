@@ -116,7 +116,7 @@ def formula_layer(load_DE, tokens_D, holds_DE):
 FORMULA = FormulaCosts(layer_s_fixed=2.0, expert_s=3.0, pair_s=5.0, exchange_pair_s=7.0)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 10**6), st.integers(1, 9), st.booleans(), st.booleans())
 def test_a_static_batch_is_its_forwards_one_after_the_other(seed, count, by_machine, same_placement):
     rng = np.random.default_rng(seed)

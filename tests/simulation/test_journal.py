@@ -48,7 +48,7 @@ def test_clear_removes_the_file(path):
     assert len(Journal(path, CONFIG)) == 0
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(data=st.data())
 def test_cut_at_any_byte_it_keeps_the_whole_lines_and_goes_on(data, tmp_path_factory):
     path = tmp_path_factory.mktemp("cut") / "cells.jsonl"

@@ -44,7 +44,7 @@ def test_geometric_has_its_mean_and_forgets(mean):
     assert (lengths == 1).mean() == pytest.approx(1 / mean, abs=0.005)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     lengths=st.one_of(
         st.builds(Fixed, st.integers(1, MOST_TOKENS)),

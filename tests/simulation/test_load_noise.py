@@ -33,7 +33,6 @@ def test_by_hand():
     assert pairs_per_token(np.array([[1.0, 2, 0]]), 2).tolist() == [[1, 1, 0]]
 
 
-@settings(deadline=None)
 @given(data=st.data(), num_experts=st.integers(1, 12))
 def test_shares_are_those_of_the_oracle(data, num_experts):
     top_k = data.draw(st.integers(1, num_experts))
@@ -46,7 +45,7 @@ def test_shares_are_those_of_the_oracle(data, num_experts):
 # Requests -------------------------------------------------------------------------------------------------------------
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     seed=st.integers(0, 2**32),
     noise=st.builds(

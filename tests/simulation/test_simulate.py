@@ -77,7 +77,7 @@ moments = st.lists(st.integers(0, 400), min_size=1, max_size=40).map(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(moments, st.integers(1, 5), st.integers(1, 6), st.sampled_from([0.0, 0.13007, 2.00311]))
 def test_static_batches_of_fcfs_are_the_oracles(arrived, size, trigger, interval_s):
     service_s = lambda number: 0.2900137 + 0.03300171 * (number % 7)  # noqa: E731
@@ -94,7 +94,7 @@ def test_static_batches_of_fcfs_are_the_oracles(arrived, size, trigger, interval
     np.testing.assert_allclose(found.latency_s, expected, rtol=1e-9, atol=1e-9)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(moments, st.data(), st.integers(1, 5), st.integers(0, 20), st.sampled_from([None, 1, 3, 50]))
 def test_continuous_batches_of_fcfs_are_the_oracles(arrived, data, running, more_budget, chunk):
     lengths = st.tuples(st.integers(1, 30), st.integers(1, 12))
@@ -180,7 +180,7 @@ class Watch(Meter):
         super().finished(request, passed_over, begun_s, first_token_s, last_token_s)
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(runs())
 def test_every_request_finishes_once_and_time_never_runs_back(run):
     workload, batching, config = run
@@ -203,7 +203,7 @@ def test_every_request_finishes_once_and_time_never_runs_back(run):
         assert found.queue_depth_mean * found.seconds == pytest.approx(found.wait_mean_s * count, abs=1e-6)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(runs())
 def test_continuous_batches_keep_their_limits_and_compute_every_token_once(run):
     workload, _, config = run

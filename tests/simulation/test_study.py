@@ -107,7 +107,7 @@ def test_killed_in_the_middle_it_leaves_no_process_and_goes_on(tmp_path, kill):
         stderr=subprocess.DEVNULL,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
-    wait_until(lambda: (tmp_path / "cells.jsonl").exists(), 60)
+    wait_until(lambda: num_cells(tmp_path / "cells.jsonl") > 0, 120)
     running.send_signal(kill)
     running.wait(timeout=30)
     wait_until(lambda: not members(running.pid), 30)
@@ -119,6 +119,11 @@ def test_killed_in_the_middle_it_leaves_no_process_and_goes_on(tmp_path, kill):
     rows = run_cells(cells, Counted(tmp_path / "log"), journal=journal, jobs=1)
     assert rows == [row_of(cell) for cell in cells]
     assert len(ran(tmp_path / "log")) == 100 - done
+
+
+def num_cells(path):
+    """Cells in a journal that is being written."""
+    return path.read_text().count("\n") - 1 if path.exists() else 0
 
 
 def wait_until(happened, seconds):

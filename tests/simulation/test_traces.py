@@ -95,7 +95,7 @@ def test_our_own_with_columns_in_any_order_and_topics_in_quotes(tmp_path):
     )
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(data=st.data())
 def test_whatever_is_written_is_read(tmp_path_factory, data):
     gaps = data.draw(st.lists(st.floats(0, 1e3), min_size=1, max_size=20))
@@ -163,7 +163,7 @@ def test_cut_to_a_number_and_to_a_range():
     assert trace.cut(start_s=0.5, num_requests=1).prompt_tokens.tolist() == [2]
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(st.lists(st.sampled_from([0.0, 0.0, 0.5, 3.0]), max_size=12))
 def test_ties_are_spread_as_the_oracle_does(gaps):
     times = np.cumsum([0.0, *gaps])
