@@ -67,8 +67,8 @@ class EvalResult(BaseModel):
     """How batches were formed: size, order, number, and a fingerprint of the order."""
     versions: dict[str, str]
     tasks: tuple[TaskScore, ...]
-    mean: float
-    """Unweighted mean of the tasks' scores."""
+    mean: float | None
+    """Unweighted mean of the tasks' scores; None where they are on different scales, so that a mean says nothing."""
     loads: LoadFigures | None
     loads_file: str | None
     seconds: float
