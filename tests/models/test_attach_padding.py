@@ -152,3 +152,33 @@ def test_runs_against_a_loop(rows):
         first, last = (inside[0], inside[-1]) if inside else (len(row), -1)
         expected.append([int(first <= i <= last) for i in range(len(row))])
     assert found(rows) == expected
+
+
+def test_a_mask_told_beside_the_call_counts_as_one_given_to_it():
+    model = tiny_model("olmoe")
+    ids = ids_of(3, 8)
+    mask = torch.tensor([[1] * 8, [1] * 5 + [0] * 3, [1] + [0] * 7])
+    after = []
+    for told in (False, True):
+        with evenmoe.attach(model, TokenDrop(gamma=1.0), num_devices=2, min_tokens=1) as attached:
+            if told:
+                with attached.masked(mask.bool()):
+                    model(input_ids=ids)
+            else:
+                model(input_ids=ids, attention_mask=mask)
+            after.append(attached.loads.total)
+    assert after[0].tokens_L.tolist() == after[1].tokens_L.tolist() == [14] * len(after[0].tokens_L)
+    assert (after[0].before_LE == after[1].before_LE).all()
+    assert (after[0].after_LE == after[1].after_LE).all()
+
+
+def test_a_mask_of_another_shape_is_refused_and_the_calls_own_goes_first():
+    model = tiny_model("olmoe")
+    ids = ids_of(2, 6)
+    own = torch.tensor([[1] * 6, [1] * 2 + [0] * 4])
+    with evenmoe.attach(model, Baseline(), num_devices=1) as attached:
+        with attached.masked(torch.ones(2, 5)), pytest.raises(ShapeError, match=r"\[2, 5\].*\[2, 6\]"):
+            model(input_ids=ids)
+        with attached.masked(torch.ones(2, 6)):
+            model(input_ids=ids, attention_mask=own)
+        assert attached.loads.total.tokens_L.max() == 8

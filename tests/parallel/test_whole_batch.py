@@ -16,6 +16,7 @@ from evenmoe.routing import (
     ExpandedDrop,
     ExpertDrop,
     Fill,
+    Macs,
     RoutingContext,
     ThresholdDrop,
     TokenDrop,
@@ -38,6 +39,12 @@ POLICIES = [
         for isolation in ("batch", "request", "strict")
     ),
     TokenDrop(gamma=0.75, scope="global", modality="image-first"),
+    Macs(gamma=0.5, rho=1.0),
+    *(
+        Macs(gamma=0.5, scope="global", level=level, isolation=isolation)
+        for level in ("expert", "device")
+        for isolation in ("batch", "request", "strict")
+    ),
 ]
 
 
@@ -60,6 +67,7 @@ def batches(draw, num_ranks):
                 "real_T": real_T,
                 "request_of_token_T": torch.arange(num_tokens) // 3,
                 "image_T": torch.rand(num_tokens, generator=generator) < 0.5,
+                "entropy_T": torch.rand(num_tokens, generator=generator),
             }
         )
     return parts
@@ -77,6 +85,8 @@ def context(parts, ranks, num_ranks, holds_DE):
         real_T=torch.cat([parts[rank]["real_T"] for rank in ranks]),
         request_of_token_T=torch.cat(requests) - (100 * ranks[0] if len(ranks) == 1 else 0),
         image_T=torch.cat([parts[rank]["image_T"] for rank in ranks]),
+        entropy_T=torch.cat([parts[rank]["entropy_T"] for rank in ranks]),
+        modality_E=torch.tensor([1, -1, 0, 1, -1, 0]),
         seed=7,
     )
 

@@ -26,6 +26,10 @@ from tests.routing.routing_cases import example_policy
 SCORES = torch.tensor([[0.7, 0.2, 0.1, 0.0]] * 3)
 CHOSEN = torch.tensor([[True, True, False, False]] * 3)
 NAN, INF = float("nan"), float("inf")
+KNOWN = RoutingContext(
+    image_T=torch.tensor([True, False, True]), entropy_T=torch.ones(3), modality_E=torch.tensor([1, -1, 0, 0])
+)
+"""Whatever a policy may ask of SCORES."""
 
 
 def refused(message: str, call: Callable[[], object], error: type[Exception] = ConfigError) -> None:
@@ -120,7 +124,7 @@ def test_scores_that_are_not_finite(name: str, value: float) -> None:
     # Also where only an expert outside the top-k has it.
     refused(
         f"scores_TE = {value!r} is not allowed: finite, but token 2 has it for expert 3",
-        lambda: policy.keep(scores_with(2, 3, value), CHOSEN, RoutingContext()),
+        lambda: policy.keep(scores_with(2, 3, value), CHOSEN, KNOWN),
     )
 
 
@@ -276,17 +280,18 @@ def test_threshold_drop_of_logits() -> None:
 
 @pytest.mark.parametrize("name", POLICIES)
 def test_batches_without_tokens(name: str) -> None:
-    empty = example_policy(name).keep(SCORES[:0], CHOSEN[:0], RoutingContext(num_devices=2))
+    nobody = replace(KNOWN, num_devices=2, image_T=KNOWN.image_T[:0], entropy_T=KNOWN.entropy_T[:0])
+    empty = example_policy(name).keep(SCORES[:0], CHOSEN[:0], nobody)
     assert empty.shape == (0, 4)
     assert empty.dtype == torch.bool
-    padding = RoutingContext(num_devices=2, real_T=torch.zeros(3, dtype=torch.bool))
+    padding = replace(KNOWN, num_devices=2, real_T=torch.zeros(3, dtype=torch.bool))
     assert not example_policy(name).keep(SCORES * NAN, CHOSEN, padding).any()
 
 
 @pytest.mark.parametrize("name", POLICIES)
 def test_tokens_without_chosen_experts(name: str) -> None:
     nothing = torch.zeros(3, 4, dtype=torch.bool)
-    kept = example_policy(name).keep(SCORES, nothing, RoutingContext())
+    kept = example_policy(name).keep(SCORES, nothing, KNOWN)
     assert kept.any() == (name == "expanded_drop")
 
 

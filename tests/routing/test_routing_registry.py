@@ -20,7 +20,7 @@ def refused(message: str, name: str, **options: object) -> None:
 
 
 def test_registry() -> None:
-    names = "baseline, token_drop, expanded_drop, fill, expert_drop, threshold_drop"
+    names = "baseline, token_drop, expanded_drop, fill, expert_drop, threshold_drop, macs"
     assert ", ".join(POLICIES) == names
     refused(f"policy = 'tokendrop' is not allowed: one of {names}", "tokendrop", gamma=1)
     refused(
@@ -55,7 +55,7 @@ def test_policies_are_values(name: str) -> None:
     assert repr(policy).startswith(type(policy).__name__ + "(")
     with pytest.raises(AttributeError):
         policy.gamma = 3.0
-    assert policy.has_capacity == (name in ("token_drop", "expanded_drop", "fill"))
+    assert policy.has_capacity == (name in ("token_drop", "expanded_drop", "fill", "macs"))
     assert policy.needs_true_scores == (name in ("expanded_drop", "fill"))
 
 

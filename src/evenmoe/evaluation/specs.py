@@ -16,6 +16,7 @@ LABELS = {
     "fill": "Fill",
     "expert_drop": "Expert Drop",
     "threshold_drop": "Threshold drop",
+    "macs": "MACS",
 }
 
 
@@ -30,7 +31,7 @@ class PolicySpec(BaseModel):
     @property
     def family(self) -> str:
         """A name for people, without how strong it is: "Token Drop (random)"."""
-        words = [value for value in self.options.values() if isinstance(value, str)]
+        words = [value for key, value in self.options.items() if isinstance(value, str) and key != "labels"]
         return LABELS[self.name] + (f" ({', '.join(words)})" if words else "")
 
     def setting(self, gamma: float | None) -> str:

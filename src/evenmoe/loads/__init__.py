@@ -1,7 +1,7 @@
 """Expert loads: what was routed, the metrics that say how even it was, and the files that keep it."""
 
 from evenmoe.loads.expert_loads import ExpertLoads, LoadCounts, StepPeaks
-from evenmoe.loads.files import read_loads, write_loads
+from evenmoe.loads.files import pack_loads, read_loads, unpack_loads, write_loads
 from evenmoe.loads.metrics import (
     coefficient_of_variation,
     device_load,
@@ -13,6 +13,7 @@ from evenmoe.loads.metrics import (
     relative_work,
     straggler_factor,
 )
+from evenmoe.loads.summing import sum_counts, sum_loads
 
 __all__ = [
     "ExpertLoads",
@@ -23,10 +24,14 @@ __all__ = [
     "drop_rate",
     "gate_mass_kept",
     "gini",
+    "pack_loads",
     "peak_to_mean",
     "ratio_of_sums",
     "read_loads",
     "relative_work",
     "straggler_factor",
+    "sum_counts",
+    "sum_loads",
+    "unpack_loads",
     "write_loads",
 ]

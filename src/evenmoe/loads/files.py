@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import fields
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -33,8 +34,7 @@ def write_loads(loads: ExpertLoads, path: str | Path) -> Path:
         body = header | {"arrays": {name: array.tolist() for name, array in arrays.items()}}
         partial.write_text(json.dumps(body) + "\n", encoding="utf-8")
     else:
-        with partial.open("wb") as file:
-            np.savez_compressed(file, header=np.array(json.dumps(header)), **arrays)  # type: ignore[arg-type]
+        partial.write_bytes(_npz(header, arrays))
     os.replace(partial, path)
     return path
 
@@ -51,6 +51,25 @@ def read_loads(path: str | Path) -> ExpertLoads:
     except (KeyError, TypeError, ValueError, AttributeError, EOFError, BadZipFile) as error:
         what = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
         raise FileFormatError(f"{path} is not a loads file: {what}") from error
+
+
+def pack_loads(loads: ExpertLoads) -> bytes:
+    """Return the content of a `.npz` file of `loads`: exact, and the same for the same loads."""
+    return _npz(*_to_parts(loads))
+
+
+def unpack_loads(data: bytes) -> ExpertLoads:
+    """Return the loads that `pack_loads` packed. Raises FileFormatError for anything else."""
+    try:
+        return _from_body(_read_npz(BytesIO(data)))
+    except (KeyError, TypeError, ValueError, EOFError, BadZipFile) as error:
+        raise FileFormatError(f"not packed loads: {error}") from error
+
+
+def _npz(header: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> bytes:
+    packed = BytesIO()
+    np.savez_compressed(packed, header=np.array(json.dumps(header)), **arrays)  # type: ignore[arg-type]
+    return packed.getvalue()
 
 
 def _checked(path: str | Path) -> Path:
@@ -91,8 +110,8 @@ def _read_json(path: Path) -> dict[str, Any]:
     return body
 
 
-def _read_npz(path: Path) -> dict[str, Any]:
-    with np.load(path, allow_pickle=False) as archive:
+def _read_npz(file: Path | BytesIO) -> dict[str, Any]:
+    with np.load(file, allow_pickle=False) as archive:
         arrays = {name: archive[name] for name in archive.files}
     header: dict[str, Any] = json.loads(str(arrays.pop("header")))
     return header | {"arrays": arrays}

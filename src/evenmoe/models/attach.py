@@ -24,7 +24,15 @@ from evenmoe.models.padding import SpecialTokens
 from evenmoe.models.probe import confirm
 from evenmoe.models.recording import LoadRecorder
 from evenmoe.models.session import LayerStep, Session
-from evenmoe.models.settings import AttachSettings, Phases, PlacementRows, resolve_placement
+from evenmoe.models.settings import (
+    AttachSettings,
+    Phases,
+    PlacementRows,
+    Split,
+    check_images,
+    resolve_labels,
+    resolve_placement,
+)
 from evenmoe.models.sites import Site, find_sites
 from evenmoe.models.stopwatch import Stopwatch
 from evenmoe.placement import Placement
@@ -65,6 +73,7 @@ def attach(
     phases: Phases = "both",
     seed: int = 0,
     pad_token_id: int | None = None,
+    split: Split = "none",
 ) -> Attached:
     """Apply `policy` to every MoE layer of `model` until detached; use it with `with`, or call `.detach()`.
 
@@ -81,6 +90,8 @@ def attach(
     seed: for policies that draw at random; each forward and layer draws anew, the same from the same seed.
     pad_token_id: the id that marks padding where a forward is given no attention mask; None: the one of the model's
         configuration; -1: none. (lm-eval pads with id 0.)
+    split: "modality" counts image and text tokens apart: `loads` then has the tags "image" and "text", or within
+        `tagged` "name/image" and "name/text" (see evenmoe.loads.modality).
 
     Padding is not routed, counted or given room. Weights are renormalised over a token's kept experts if and only
     if the architecture renormalises its top-k. Substitutes of Expanded Drop and Fill are scored by the router's own
@@ -101,17 +112,23 @@ def attach(
         sites = _sharded(sites, parallel, num_devices, placement)
         num_devices, placement = parallel.num_devices, parallel.placement
     settings = AttachSettings(
-        num_devices=num_devices, min_tokens=min_tokens, phases=phases, seed=seed, pad_token_id=pad_token_id
+        num_devices=num_devices,
+        min_tokens=min_tokens,
+        phases=phases,
+        seed=seed,
+        pad_token_id=pad_token_id,
+        split=split,
     )
     resolved = resolve_placement(placement, [site.num_experts for site in sites], num_devices)
     if placement is not None:
         settings = dataclasses.replace(settings, placement=resolved)
     tokens = SpecialTokens.of(model, pad_token_id)
-    _check_modality(policy, tokens)
+    check_images(policy, split, tokens)
     if isinstance(policy, ExpandedDrop) and num_devices == 1:
         logger.warning("expanded_drop on one device: every expert is local, which is expert-choice routing")
     recorder = LoadRecorder(sites, resolved, keeps_steps=parallel is not None)
-    session = Session(policy, settings, recorder, parallel)
+    labels = resolve_labels(policy, [site.name for site in sites], [site.num_experts for site in sites])
+    session = Session(policy, settings, recorder, parallel, labels)
     layers = []
     for index, site in enumerate(sites):
         stated = stated_rule(site.architecture, site.router, site.block)
@@ -181,13 +198,24 @@ class Attached:
         """What the layers were asked to run and what they ran, since attaching or `reset_loads`."""
         return self._session.recorder.loads(source=type(self._model).__name__)
 
+    @property
+    def num_forwards(self) -> int:
+        """Forwards so far. Draws at random go by it, so a run that goes on where another stopped sets it first."""
+        return self._session.num_forwards
+
+    @num_forwards.setter
+    def num_forwards(self, number: int) -> None:
+        self._session.num_forwards = number
+
     def reset_loads(self) -> None:
         """Forget the loads counted so far, tags included."""
         self._session.recorder.reset()
 
     def describe(self) -> dict[str, Any]:
         """Return the policy and the options as data, for results."""
-        return self.policy.describe() | self.settings.describe()
+        labels = self._session.expert_modality
+        resolved = {} if labels is None else {"labels": labels.describe()}
+        return self.policy.describe() | resolved | self.settings.describe()
 
     def detach(self) -> None:
         """Take the policy off the model, which then is exactly as before. Loads stay readable.
@@ -229,6 +257,19 @@ class Attached:
             self._session.rows = before
 
     @contextmanager
+    def masked(self, mask_BS: torch.Tensor) -> Iterator[None]:
+        """Within the block, tell padding by this mask [B, S] where a forward is given none, as under right padding.
+
+        A causal model needs no mask there, and computes a little differently with one; routing must know all the same.
+        A forward of another shape raises ShapeError.
+        """
+        before, self._session.mask_BS = self._session.mask_BS, mask_BS
+        try:
+            yield
+        finally:
+            self._session.mask_BS = before
+
+    @contextmanager
     def observed(self, observer: Callable[[LayerStep], None]) -> Iterator[None]:
         """Within the block, call `observer` with every LayerStep. Which experts ran is nearly the text itself."""
         self._session.observers.append(observer)
@@ -260,7 +301,7 @@ class Attached:
         if module is self._model or not self._session.running:  # an interrupt may have left calls open
             self._forget()
             self._session.forget()
-        self._session.enter(module, reader.read(args, kwargs))
+        self._session.enter(module, reader.read(args, kwargs, self._session.mask_BS))
 
     def _leave(self, module: nn.Module, _args: Any, _output: Any) -> None:
         self._session.leave(module)
@@ -302,12 +343,6 @@ def _sharded(
         dataclasses.replace(site, num_experts=num_experts)
         for site, num_experts in zip(sites, parallel.num_experts_L, strict=True)
     )
-
-
-def _check_modality(policy: Policy, tokens: SpecialTokens) -> None:
-    modality = getattr(policy, "modality", "uniform")
-    if modality != "uniform" and not tokens.image:
-        raise ConfigError("modality", modality, "uniform: the model's configuration names no image token")
 
 
 def _dtype(model: nn.Module) -> torch.dtype:

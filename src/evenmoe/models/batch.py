@@ -13,7 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from evenmoe.errors import ShapeError
 from evenmoe.models.padding import SpecialTokens, real_positions
+
+_VISUAL_TYPES = (1, 2)
+"""Image and video in transformers' mm_token_type_ids; 0 is text, 3 is audio, which counts as text."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -21,7 +25,7 @@ class Batch:
     """What one forward of a model was given, as far as routing must know it; its tokens are counted row by row.
 
     decode: whether this is one new token per row on a filled KV cache.
-    real_T: False at padding; None if all is real. image_T: True at image tokens; None if unknown.
+    real_T: False at padding; None if all is real. image_T: True at image tokens of a prompt; None if unknown.
     ids_T: the token ids; None where the call brings embeddings.
     occupied_B: rows with any real token, now or in their KV cache; None: all.
     length_B: tokens of each row where requests are packed one after the other; None: all rows are alike.
@@ -54,15 +58,22 @@ class CallReader:
         self._tokens = tokens
 
     @torch.no_grad()
-    def read(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Batch | None:
-        """Return the batch, or None if the call has no [B, S] input of ids or embeddings."""
+    def read(
+        self, args: tuple[Any, ...], kwargs: Mapping[str, Any], mask_BS: Tensor | None = None
+    ) -> Batch | None:
+        """Return the batch, or None if the call has no [B, S] input of ids or embeddings.
+
+        mask_BS: what is padding where the call itself brings no mask. Raises ShapeError if it does not fit the call.
+        """
         given = dict(zip(self._names, args, strict=False)) | dict(kwargs)
         ids, embeds = _tensor(given.get("input_ids"), 2), _tensor(given.get("inputs_embeds"), 3)
         inputs = ids if ids is not None else embeds
-        if inputs is None or inputs.shape[0] * inputs.shape[1] == 0:
+        if inputs is None:
+            return self._read_canvas(_tensor(given.get("decoder_input_ids"), 2))
+        if inputs.shape[0] * inputs.shape[1] == 0:
             return None
         rows, positions = inputs.shape[:2]
-        image_BS = self._image_positions(ids)
+        image_BS = self._image_positions(ids, given)
         image_T = None if image_BS is None else image_BS.reshape(-1)
         ids_T = None if ids is None else ids.reshape(-1)
         ends_B = _tensor(given.get("cu_seq_lens_q"), 1)
@@ -70,6 +81,8 @@ class CallReader:
             return _packed(positions, ends_B.diff(), image_T, ids_T, given)
         mask = _tensor(given.get("attention_mask"), 2)
         mask = mask if mask is not None and mask.shape[0] == rows else None
+        if mask is None and mask_BS is not None:
+            mask = _fitting(mask_BS, inputs)
         decode = positions == 1 and _has_past(given, mask)
         real_BS = real_positions(mask, ids, self._tokens, positions, decode)
         return Batch(
@@ -77,15 +90,34 @@ class CallReader:
             num_tokens=rows * positions,
             decode=decode,
             real_T=None if real_BS is None or bool(real_BS.all()) else real_BS.reshape(-1),
-            image_T=image_T,
+            image_T=torch.zeros_like(image_T) if decode and image_T is not None else image_T,
             ids_T=ids_T,
             occupied_B=_occupied(mask, real_BS, decode),
         )
 
-    def _image_positions(self, ids: Tensor | None) -> Tensor | None:
-        if ids is None or not self._tokens.image:
+    def _read_canvas(self, canvas: Tensor | None) -> Batch | None:
+        """Return the batch of a text that is denoised all at once; any of its tokens may hold any id meanwhile."""
+        if canvas is None or canvas.numel() == 0:
             return None
-        return torch.isin(ids, torch.tensor(self._tokens.image, device=ids.device))
+        image_T = torch.zeros(canvas.numel(), dtype=torch.bool, device=canvas.device)
+        return Batch(
+            num_rows=canvas.shape[0],
+            num_tokens=canvas.numel(),
+            decode=False,
+            image_T=image_T if self._tokens.image else None,
+            ids_T=canvas.reshape(-1),
+        )
+
+    def _image_positions(self, ids: Tensor | None, given: Mapping[str, Any]) -> Tensor | None:
+        """Return [B, S]: by the placeholders among the ids, else by the mask beside embeddings; None: unknown."""
+        if not self._tokens.image:
+            return None
+        if ids is not None:
+            return torch.isin(ids, torch.tensor(self._tokens.image, device=ids.device))
+        types, embeds = _tensor(given.get("mm_token_type_ids"), 2), _tensor(given.get("inputs_embeds"), 3)
+        if types is None or embeds is None or types.shape != embeds.shape[:2]:
+            return None
+        return torch.isin(types, torch.tensor(_VISUAL_TYPES, device=types.device))
 
 
 def _packed(
@@ -108,6 +140,12 @@ def _packed(
         ids_T=ids_T,
         length_B=length_B,
     )
+
+
+def _fitting(mask_BS: Tensor, inputs: Tensor) -> Tensor:
+    if mask_BS.shape != inputs.shape[:2]:
+        raise ShapeError(f"a mask {list(mask_BS.shape)} does not fit a batch of {list(inputs.shape[:2])}")
+    return mask_BS.to(inputs.device)
 
 
 def _tensor(value: object, num_dimensions: int) -> Tensor | None:

@@ -10,6 +10,7 @@ from torch import nn
 
 from evenmoe.errors import check_choice
 from evenmoe.models.loading import load, load_tokenizer
+from evenmoe.models.processing import load_processor
 
 _HOME = Path(__file__).parent / "bundled"
 
@@ -35,3 +36,11 @@ def load_bundled(
 def bundled_tokenizer(name: str = "text") -> Any:
     """Load a bundled model's tokenizer. Raises ConfigError for an unknown name, listing the known ones."""
     return load_tokenizer(bundled_path(name))
+
+
+def bundled_processor(name: str = "vlm") -> Any:
+    """Load the processor of a bundled vision-language model: `load_processor` of its directory.
+
+    Raises ConfigError for an unknown name, listing the known ones, and for a model that reads text only.
+    """
+    return load_processor(bundled_path(name))

@@ -123,7 +123,7 @@ class Llama4Hooks:
     def _before_experts(self, _module: nn.Module, args: tuple[Tensor]) -> tuple[Tensor] | None:
         routing, hidden = self._routing, self._hidden
         self.forget()
-        pairs = self.layer.route(routing) if routing is not None else None
+        pairs = self.layer.route(routing, hidden) if routing is not None and hidden is not None else None
         if pairs is None or hidden is None:
             return None
         num_experts = self.layer.site.num_experts
@@ -162,7 +162,7 @@ class JetMoeHooks:
         """Nothing is kept between hooks."""
 
     def _after_router(self, _module: nn.Module, args: tuple[Tensor], output: Any) -> Any:
-        pairs = self.layer.route(read_router(output, self.layer.site, args[0]))
+        pairs = self.layer.route(read_router(output, self.layer.site, args[0]), args[0])
         if pairs is None:
             return None
         order = pairs.expert_P.argsort(stable=True)

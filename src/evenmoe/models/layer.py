@@ -7,6 +7,7 @@ from torch import Tensor
 
 from evenmoe.errors import UnsupportedModelError
 from evenmoe.models.delivery import LocalShipment, Shipment, UntouchedShipment
+from evenmoe.models.features import feature_entropy
 from evenmoe.models.packing import Pairs, chosen_experts, dense_weights, kept_pairs
 from evenmoe.models.probe import Confirmation, settle
 from evenmoe.models.routers import Routing
@@ -15,7 +16,7 @@ from evenmoe.models.session import LayerStep, Session
 from evenmoe.models.sites import Site
 from evenmoe.models.stopwatch import Stopwatch
 from evenmoe.models.tokens import Tokens
-from evenmoe.routing import device_of_pair
+from evenmoe.routing import RoutingContext, device_of_pair
 
 
 class MoELayer:
@@ -44,7 +45,7 @@ class MoELayer:
 
     def ship(self, routing: Routing, call: tuple[Tensor, Tensor, Tensor]) -> Shipment:
         """Return the experts' call, given as (hidden, experts, weights), as it is to be made instead."""
-        pairs = self.route(routing)
+        pairs = self.route(routing, call[0])
         if pairs is None:
             self.stopwatch.mark("policy")
             return UntouchedShipment(call)
@@ -64,10 +65,11 @@ class MoELayer:
         self.stopwatch.mark("policy")
         return parallel.deliver(self.index, hidden, pairs, device_P, self.stopwatch)
 
-    def route(self, routing: Routing) -> Pairs | None:
+    def route(self, routing: Routing, hidden: Tensor) -> Pairs | None:
         """Return the pairs that run, or None if the call is to pass untouched. Counts it either way.
 
-        Where experts are shared out over processes, no call passes untouched.
+        hidden [..., H] are the tokens' features, which some policies look at. Where experts are shared out over
+        processes, no call passes untouched.
         """
         site, is_parallel = self.site, self.session.parallel is not None
         index_TK, weight_TK = routing.index_TK, routing.weight_TK
@@ -86,16 +88,19 @@ class MoELayer:
             )
             free_TE = real_chosen_TE[:, site.num_experts :]
             chosen_TE = real_chosen_TE[:, : site.num_experts]
-            kept_TE = self._decide(scores_TE.detach()[:, : site.num_experts], chosen_TE, free_TE, tokens)
+            expert_scores_TE = scores_TE.detach()[:, : site.num_experts]
+            acted_TE = self._acted(expert_scores_TE, chosen_TE, tokens, hidden)
+            kept_TE = self._settled(acted_TE, expert_scores_TE, chosen_TE, free_TE, tokens)
             if not is_parallel and (kept_TE is chosen_TE or torch.equal(kept_TE, chosen_TE)):
                 return None
             kept_TE = torch.cat([kept_TE, free_TE], dim=1)
         return kept_pairs(kept_TE, real_chosen_TE, weight_TE, scores_TE, self.rule)
 
-    def _decide(self, scores_TE: Tensor, chosen_TE: Tensor, free_TE: Tensor, tokens: Tokens) -> Tensor:
-        """Return [T, E]: the pairs of real tokens that run; record and show them."""
+    def _settled(
+        self, acted_TE: Tensor | None, scores_TE: Tensor, chosen_TE: Tensor, free_TE: Tensor, tokens: Tokens
+    ) -> Tensor:
+        """Return [T, E]: the pairs of real tokens that run, given what the policy keeps; record and show them."""
         session, site = self.session, self.site
-        acted_TE = self._acted(scores_TE, chosen_TE, tokens)
         applied = acted_TE is not None
         kept_TE = chosen_TE
         if acted_TE is not None:
@@ -125,9 +130,13 @@ class MoELayer:
                 observer(step)
         return kept_TE
 
-    def _acted(self, scores_TE: Tensor, chosen_TE: Tensor, tokens: Tokens) -> Tensor | None:
+    def _acted(self, scores_TE: Tensor, chosen_TE: Tensor, tokens: Tokens, hidden: Tensor) -> Tensor | None:
         """Return [T, E]: what the policy keeps; None if it lets the call pass."""
         session, site = self.session, self.site
+
+        def context() -> RoutingContext:
+            entropy_T = feature_entropy(hidden) if session.policy.needs_entropy else None
+            return session.context(self.index, tokens, entropy_T)
 
         def applies(decode: bool, num_tokens: int) -> bool:
             return session.applies(decode, num_tokens, site.num_experts, site.top_k)
@@ -135,12 +144,12 @@ class MoELayer:
         if session.parallel is None:
             if not applies(tokens.decode, tokens.num_real):
                 return None
-            return session.policy.keep(scores_TE, chosen_TE, session.context(self.index, tokens))
+            return session.policy.keep(scores_TE, chosen_TE, context())
         return session.parallel.keep(
             session.policy,
             scores_TE,
             chosen_TE,
-            session.context(self.index, tokens),
+            context(),
             decode=tokens.decode,
             applies=applies,
         )

@@ -10,13 +10,15 @@ from torch import Tensor, nn
 
 from evenmoe.errors import ShapeError
 
+_IMAGE_NAMES = ("image_token_id", "image_token_index", "video_token_id", "video_token_index")
+
 
 @dataclass(frozen=True, kw_only=True)
 class SpecialTokens:
     """Token ids that a model's configuration names.
 
     pad: the padding id, or None. begin, end: ids that begin (bos) or end (eos) a text. image: image and video
-        placeholders.
+        placeholders, which the configuration, or one that is nested in it, names.
     """
 
     pad: int | None
@@ -33,7 +35,7 @@ class SpecialTokens:
             pad=pad_token_id if pad_token_id is not None else next(iter(pads), None),
             begin=_ids(configs, "bos_token_id"),
             end=_ids(configs, "eos_token_id"),
-            image=_ids(configs, "image_token_id", "image_token_index", "video_token_id", "video_token_index"),
+            image=_ids(_nested(configs[:1]), *_IMAGE_NAMES),
         )
 
 
@@ -88,6 +90,15 @@ def _configs(model: nn.Module) -> list[object]:
     config: Any = getattr(model, "config", None)
     text = config.get_text_config() if hasattr(config, "get_text_config") else None
     return [c for c in (config, text, getattr(model, "generation_config", None)) if c is not None]
+
+
+def _nested(configs: list[object]) -> list[object]:
+    """Return the configurations and those nested in them, such as the thinker's of an omni model."""
+    found = list(configs)
+    for config in configs:
+        names = getattr(type(config), "sub_configs", {})
+        found += _nested([part for name in names if (part := getattr(config, name, None)) is not None])
+    return found
 
 
 def _ids(configs: list[object], *names: str) -> tuple[int, ...]:

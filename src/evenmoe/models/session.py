@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from evenmoe.errors import ConfigError, ShapeError
+from evenmoe.loads.modality import KINDS, split_tag
 from evenmoe.models.batch import Batch, rows_to_devices
 from evenmoe.models.delivery import Parallel
 from evenmoe.models.recording import LoadRecorder
@@ -16,7 +17,7 @@ from evenmoe.models.settings import AttachSettings
 from evenmoe.models.stopwatch import NO_STOPWATCH, Stopwatch
 from evenmoe.models.tokens import Tokens, tokens_of, unknown_tokens
 from evenmoe.placement import Placement
-from evenmoe.routing import RoutingContext
+from evenmoe.routing import ExpertModality, RoutingContext
 from evenmoe.routing.policy import Policy
 
 
@@ -53,15 +54,23 @@ class Session:
         settings: AttachSettings,
         recorder: LoadRecorder,
         parallel: Parallel | None = None,
+        expert_modality: ExpertModality | None = None,
     ) -> None:
         self.policy, self.settings, self.recorder, self.parallel = policy, settings, recorder, parallel
+        self.expert_modality = expert_modality
         self.stopwatch: Stopwatch = NO_STOPWATCH
         self._experts_L = [
             _expert_map(recorder.placement, layer) for layer in range(recorder.placement.num_layers)
         ]
+        self._modality_L = (
+            None
+            if expert_modality is None
+            else [torch.tensor(expert_modality.signs(layer)) for layer in range(len(expert_modality.rows))]
+        )
         self.observers: list[Callable[[LayerStep], None]] = []
         self.tags: tuple[str, ...] | None = None
         self.rows: tuple[int, ...] | None = None
+        self.mask_BS: Tensor | None = None
         self.num_forwards = 0
         self._calls: list[_Call] = []
 
@@ -91,7 +100,7 @@ class Session:
             full = self._full_tokens(None, device)
             return unknown_tokens(num_tokens) if full is None else full.subset(subset)
         full = self._full_tokens(num_tokens, device)
-        if full is None and (self.tags is not None or self.rows is not None):
+        if full is None and (self.tags is not None or self.rows is not None or self._splits):
             raise ShapeError(
                 f"{num_tokens} tokens do not belong to a batch of requests, so they have no tags or devices"
             )
@@ -106,7 +115,7 @@ class Session:
             key = (num_tokens or batch.num_tokens, device)
             if key not in call.tokens:
                 call.tokens[key] = tokens_of(
-                    batch, key[0], self._device_of_row(batch), self._group_of_row(batch), device
+                    batch, key[0], self._device_of_row(batch), self._groups_of_row(batch), device
                 )
             return call.tokens[key]
         return None
@@ -120,15 +129,25 @@ class Session:
             return torch.tensor(self.rows)
         if self.settings.num_devices == 1 or self.own_device is not None:
             return None
-        occupied_B = None if batch.occupied_B is None else batch.occupied_B.cpu()
+        known = [call.batch for call in self._calls if call.batch is not None]
+        alike = [other.occupied_B for other in known if other.num_rows == batch.num_rows]
+        occupied_B = next((rows for rows in (batch.occupied_B, *alike) if rows is not None), None)
+        occupied_B = None if occupied_B is None else occupied_B.cpu()
         return rows_to_devices(batch.num_rows, occupied_B, self.settings.num_devices)
 
-    def _group_of_row(self, batch: Batch) -> Tensor | None:
-        if self.tags is None:
+    @property
+    def _splits(self) -> bool:
+        return self.settings.split == "modality"
+
+    def _groups_of_row(self, batch: Batch) -> Tensor | None:
+        """Return [B, 1], the group that each row is counted in, or [B, 2], those of its text and its image tokens."""
+        if self.tags is None and not self._splits:
             return None
-        if len(self.tags) != batch.num_rows:
-            raise ShapeError(f"{len(self.tags)} tags for a batch of {batch.num_rows} rows")
-        return torch.tensor([self.recorder.group_of(tag) for tag in self.tags])
+        tags: Sequence[str | None] = [None] * batch.num_rows if self.tags is None else self.tags
+        if len(tags) != batch.num_rows:
+            raise ShapeError(f"{len(tags)} tags for a batch of {batch.num_rows} rows")
+        names = [[split_tag(tag, kind) for kind in KINDS] if self._splits else [str(tag)] for tag in tags]
+        return torch.tensor([[self.recorder.group_of(name) for name in row] for row in names])
 
     @property
     def own_device(self) -> int | None:
@@ -146,8 +165,16 @@ class Session:
         least = self.settings.min_tokens or -(-num_experts // top_k) * self._num_capacities
         return self.settings.phases in ("both", phase) and num_tokens >= least
 
-    def context(self, layer: int, tokens: Tokens) -> RoutingContext:
-        """Return the policy's context for one layer's call. Each forward and layer has its own seed."""
+    def context(self, layer: int, tokens: Tokens, entropy_T: Tensor | None = None) -> RoutingContext:
+        """Return the policy's context for one layer's call. Each forward and layer has its own seed.
+
+        Raises ShapeError where the policy must know the image tokens and the call does not tell them.
+        """
+        if self.policy.needs_images and tokens.image_T is None:
+            raise ShapeError(
+                f"which of {tokens.num_tokens} tokens are image tokens is not known, as {self.policy.name} needs: "
+                "give the model input_ids, or mm_token_type_ids"
+            )
         device_T = tokens.device_T
         if self.own_device is not None:
             device_T = torch.full((tokens.num_tokens,), self.own_device)
@@ -160,6 +187,8 @@ class Session:
             real_T=tokens.real_T,
             request_of_token_T=tokens.row_T,
             image_T=tokens.image_T,
+            entropy_T=entropy_T,
+            modality_E=None if self._modality_L is None else self._modality_L[layer],
             seed=self.settings.seed + 1_000_003 * self.num_forwards + 7_919 * layer,
         )
 

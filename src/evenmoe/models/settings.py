@@ -12,10 +12,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from evenmoe.errors import ConfigError, check_choice
+from evenmoe.models.padding import SpecialTokens
 from evenmoe.placement import Placement, read_placement
+from evenmoe.routing import ExpertModality, Macs, Policy
 from evenmoe.routing.context import contiguous_split
 
 Phases = Literal["both", "prefill", "decode"]
+Split = Literal["none", "modality"]
 PlacementRows = (
     Sequence[int] | Sequence[Sequence[int | Sequence[int]]] | NDArray[np.integer] | Tensor | str | Path
 )
@@ -32,9 +35,11 @@ class AttachSettings:
     phases: Phases = "both"
     seed: int = 0
     pad_token_id: int | None = None
+    split: Split = "none"
 
     def __post_init__(self) -> None:
         check_choice("phases", self.phases, get_args(Phases))
+        check_choice("split", self.split, get_args(Split))
         _check_integer("num_devices", self.num_devices, least=1)
         _check_integer("seed", self.seed, least=None)
         if self.min_tokens is not None:
@@ -79,6 +84,32 @@ def resolve_placement(
             "placement", f"for {placement.num_devices} devices", f"one for num_devices = {num_devices}"
         )
     return placement.for_layers(num_experts_L)
+
+
+def resolve_labels(
+    policy: Policy, layers: Sequence[str], num_experts_L: Sequence[int]
+) -> ExpertModality | None:
+    """Return the labels of the model's experts that the policy brings, if it does.
+
+    Raises FileNotFoundError and FileFormatError for a file that is none; ConfigError where labels are needed and there
+    are none; ShapeError for those of another model.
+    """
+    labels = policy.expert_modality() if isinstance(policy, Macs) else None
+    if labels is not None:
+        labels.check_fits(layers, num_experts_L)
+    return labels
+
+
+def check_images(policy: Policy, split: Split, tokens: SpecialTokens) -> None:
+    """Raise ConfigError if image tokens must be known and the model's configuration names none."""
+    if tokens.image:
+        return
+    allowed = "left out: the model's configuration names no image token"
+    if policy.needs_images:
+        setting = "modality" if hasattr(policy, "modality") else "policy"
+        raise ConfigError(setting, getattr(policy, setting, policy.name), allowed)
+    if split == "modality":
+        raise ConfigError("split", split, allowed)
 
 
 def _check_integer(field: str, value: object, least: int | None) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from evenmoe.errors import ShapeError
 from evenmoe.models.batch import Batch
 
 
@@ -44,12 +45,14 @@ def tokens_of(
     batch: Batch,
     num_tokens: int,
     device_of_row_B: Tensor | None,
-    group_of_row_B: Tensor | None,
+    groups_of_row_BX: Tensor | None,
     device: torch.device,
 ) -> Tokens:
     """Return the tokens of a layer's call within a batch, row by row.
 
-    If the call does not have the batch's tokens, each row has as many as the next, all of them real.
+    If the call does not have the batch's tokens, each row has as many as the next, all of them real. The groups that
+    a row is counted in are one, or those of its text and of its image tokens.
+    Raises ShapeError where the latter are asked for and it is not known which tokens are image tokens.
     """
     same = num_tokens == batch.num_tokens
     real_T = batch.real_T.to(device) if same and batch.real_T is not None else None
@@ -65,8 +68,20 @@ def tokens_of(
         device_T=None if device_of_row_B is None else device_of_row_B.to(device)[row_T],
         image_T=image_T,
         ids_T=ids_T,
-        group_T=None if group_of_row_B is None else group_of_row_B.to(device)[row_T],
+        group_T=None if groups_of_row_BX is None else _group_of_token(groups_of_row_BX, row_T, image_T),
     )
+
+
+def _group_of_token(groups_of_row_BX: Tensor, row_T: Tensor, image_T: Tensor | None) -> Tensor:
+    groups_TX = groups_of_row_BX.to(row_T.device)[row_T]
+    if groups_TX.shape[1] == 1:
+        return groups_TX[:, 0]
+    if image_T is None:
+        raise ShapeError(
+            f"which of {row_T.shape[0]} tokens are image tokens is not known, so they cannot be counted apart: "
+            "give the model input_ids, or mm_token_type_ids"
+        )
+    return groups_TX.gather(1, image_T.long()[:, None])[:, 0]
 
 
 def unknown_tokens(num_tokens: int) -> Tokens:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from evenmoe.errors import ConfigError, ShapeError
-from evenmoe.loads import ExpertLoads, LoadCounts, StepPeaks
+from evenmoe.loads import ExpertLoads, StepPeaks, sum_counts
 from evenmoe.models.attach import Attached
 from evenmoe.parallel.expert_parallel import ExpertParallel
 
@@ -32,15 +32,12 @@ def gather_loads(attached: Attached) -> ExpertLoads:
     tags = dict.fromkeys(tag for share in shares for tag in share.by_tag)
     return dataclasses.replace(
         loads,
-        total=_summed([share.total for share in shares]),
-        by_tag={tag: _summed([share.by_tag[tag] for share in shares if tag in share.by_tag]) for tag in tags},
+        total=sum_counts([share.total for share in shares]),
+        by_tag={
+            tag: sum_counts([share.by_tag[tag] for share in shares if tag in share.by_tag]) for tag in tags
+        },
         peaks=_peaks(attached, parallel, [share.peaks for share in shares]),
     )
-
-
-def _summed(counts: Sequence[LoadCounts]) -> LoadCounts:
-    tables = [count.arrays() for count in counts]
-    return LoadCounts(**{name: np.sum([table[name] for table in tables], axis=0) for name in tables[0]})
 
 
 def _peaks(attached: Attached, parallel: ExpertParallel, peaks: Sequence[StepPeaks | None]) -> StepPeaks:

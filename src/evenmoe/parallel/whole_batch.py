@@ -81,6 +81,7 @@ class _Part:
     chosen_TE: Tensor
     request_T: Tensor | None
     image_T: Tensor | None
+    entropy_T: Tensor | None
 
     @staticmethod
     def of(scores_TE: Tensor, chosen_TE: Tensor, ctx: RoutingContext, real: Tensor | None) -> _Part:
@@ -90,7 +91,8 @@ class _Part:
             return values.to(real.device).index_select(0, real)
 
         request_T, image_T = taken(ctx.request_of_token_T), taken(ctx.image_T)
-        return _Part(_some(taken(scores_TE)), _some(taken(chosen_TE)), request_T, image_T)
+        entropy_T = taken(ctx.entropy_T)
+        return _Part(_some(taken(scores_TE)), _some(taken(chosen_TE)), request_T, image_T, entropy_T)
 
     def of_all_ranks(self, group: Group, tokens_D: list[int]) -> _Part:
         """Return the tokens of all ranks, one rank after the other."""
@@ -106,8 +108,9 @@ class _Part:
         if request_T is not None:  # a number that no other rank uses
             request_T = gathered(request_T.to(self.scores_TE.device, torch.long) + (group.rank << 32))
         image_T = None if self.image_T is None else gathered(self.image_T.to(torch.uint8)).bool()
+        entropy_T = None if self.entropy_T is None else gathered(self.entropy_T)
         chosen_TE = gathered(self.chosen_TE.to(torch.uint8)).bool()
-        return _Part(gathered(self.scores_TE), chosen_TE, request_T, image_T)
+        return _Part(gathered(self.scores_TE), chosen_TE, request_T, image_T, entropy_T)
 
     def context(self, ctx: RoutingContext, tokens_D: list[int]) -> RoutingContext:
         """Return the context of all ranks' tokens, each on its rank."""
@@ -119,6 +122,7 @@ class _Part:
             real_T=None,
             request_of_token_T=self.request_T,
             image_T=self.image_T,
+            entropy_T=self.entropy_T,
         )
 
 
@@ -158,6 +162,7 @@ def _load(policy: Policy, own: _Part, ctx: RoutingContext, rank: int) -> Tensor:
         real_T=None,
         request_of_token_T=None,
         image_T=None,
+        entropy_T=None,
     )
     device_P = device_of_pair(placed, token_P, expert_P, num_tokens, num_experts)
     return torch.bincount(device_P, minlength=ctx.num_devices)

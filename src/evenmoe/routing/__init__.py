@@ -5,9 +5,11 @@ from evenmoe.routing.capacity import capacity
 from evenmoe.routing.context import RoutingContext, contiguous_split
 from evenmoe.routing.expanded_drop import ExpandedDrop
 from evenmoe.routing.expert_drop import ExpertDrop
+from evenmoe.routing.expert_modality import ExpertModality, read_expert_modality, write_expert_modality
 from evenmoe.routing.fill import Fill
 from evenmoe.routing.groups import Isolation, Level, Scope
 from evenmoe.routing.locations import device_of_pair
+from evenmoe.routing.macs import Macs
 from evenmoe.routing.policy import Policy
 from evenmoe.routing.priority import Keep, Modality
 from evenmoe.routing.registry import POLICIES, make_policy, option_names
@@ -19,10 +21,12 @@ __all__ = [
     "Baseline",
     "ExpandedDrop",
     "ExpertDrop",
+    "ExpertModality",
     "Fill",
     "Isolation",
     "Keep",
     "Level",
+    "Macs",
     "Modality",
     "Policy",
     "RoutingContext",
@@ -34,4 +38,6 @@ __all__ = [
     "device_of_pair",
     "make_policy",
     "option_names",
+    "read_expert_modality",
+    "write_expert_modality",
 ]

@@ -15,6 +15,7 @@ from evenmoe.routing.context import RoutingContext
 from evenmoe.routing.expanded_drop import ExpandedDrop
 from evenmoe.routing.expert_drop import ExpertDrop
 from evenmoe.routing.fill import Fill
+from evenmoe.routing.macs import Macs
 from evenmoe.routing.policy import Policy
 from evenmoe.routing.threshold_drop import ThresholdDrop
 from evenmoe.routing.token_drop import TokenDrop
@@ -57,7 +58,7 @@ def bench_routing(
     rows: list[BenchRow] = []
     for num_tokens in tokens:
         scores_TE = skewed_scores(num_tokens, experts, seed)
-        jobs = _jobs(scores_TE, top_k, RoutingContext(num_devices=devices, seed=seed), gamma)
+        jobs = _jobs(scores_TE, top_k, _context(num_tokens, experts, devices, seed), gamma)
         rows += _rows(num_tokens, _interleaved_ms(jobs, repeats))
     return rows
 
@@ -71,6 +72,18 @@ def skewed_scores(num_tokens: int, num_experts: int, seed: int) -> Tensor:
     return (torch.randn(num_tokens, num_experts, generator=generator) + popularity_E).softmax(-1)
 
 
+def _context(num_tokens: int, num_experts: int, num_devices: int, seed: int) -> RoutingContext:
+    """Return a batch's context; for MACS, three of four tokens are image tokens, with drawn entropies and labels."""
+    generator = torch.Generator().manual_seed(seed)
+    return RoutingContext(
+        num_devices=num_devices,
+        image_T=torch.rand(num_tokens, generator=generator) < 0.75,
+        entropy_T=torch.rand(num_tokens, generator=generator),
+        modality_E=torch.randint(-1, 2, (num_experts,), generator=generator),
+        seed=seed,
+    )
+
+
 def _policies(gamma: float) -> dict[str, Policy]:
     return {
         "token_drop (score)": TokenDrop(gamma=gamma),
@@ -80,6 +93,7 @@ def _policies(gamma: float) -> dict[str, Policy]:
         "fill": Fill(gamma=gamma),
         "expert_drop": ExpertDrop(),
         "threshold_drop": ThresholdDrop(threshold=0.05),
+        "macs": Macs(gamma=gamma),
     }
 
 

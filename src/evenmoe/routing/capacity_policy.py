@@ -62,6 +62,10 @@ class CapacityPolicy(Policy):
     def has_capacity(self) -> bool:
         return True
 
+    @property
+    def needs_images(self) -> bool:
+        return self.modality != "uniform"
+
     def check_context(self, ctx: RoutingContext) -> None:
         if self.isolation != "batch":
             require(ctx, "request_of_token_T", "isolation", self.isolation)

@@ -11,6 +11,7 @@ from torch import Tensor
 from evenmoe.errors import ConfigError, ShapeError
 
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+_FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -23,7 +24,9 @@ class RoutingContext:
     holds_DE: instead of device_of_expert_E where experts have copies: True where a device holds one.
     real_T: False marks padding, which is not routed, not counted and does not compete; None: all are real.
     request_of_token_T: the request each token belongs to (any integers); needed by isolation.
-    image_T: True marks image tokens; needed by modality.
+    image_T: True marks image tokens; needed by modality and by MACS.
+    entropy_T: Shannon entropy of softmax over each token's features, in nats; needed by MACS.
+    modality_E: what each expert is for: 1 visual, -1 text, 0 shared; needed by MACS.
     seed: for keep="random".
 
     Contiguous shares are as even as possible, see `contiguous_split`. An explicit map may leave a device empty.
@@ -37,15 +40,20 @@ class RoutingContext:
     real_T: Tensor | None = None
     request_of_token_T: Tensor | None = None
     image_T: Tensor | None = None
+    entropy_T: Tensor | None = None
+    modality_E: Tensor | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
         _check_integer("num_devices", self.num_devices, least=1)
         _check_integer("seed", self.seed, least=None)
-        for field in ("device_of_token_T", "device_of_expert_E", "request_of_token_T"):
+        for field in ("device_of_token_T", "device_of_expert_E", "request_of_token_T", "modality_E"):
             _check_vector(field, getattr(self, field), _INTEGERS, "integers")
         for field in ("real_T", "image_T"):
             _check_vector(field, getattr(self, field), (torch.bool,), "bool")
+        _check_vector("entropy_T", self.entropy_T, _FLOATS, "floating-point numbers")
+        if self.modality_E is not None and bool((self.modality_E.abs() > 1).any()):
+            raise ConfigError("modality_E", self.modality_E.tolist(), "of entries 1, -1 or 0")
         _check_devices("device_of_expert_E", self.device_of_expert_E, self.num_devices)
         self._check_holders()
         # A padding token's device is never looked at, so it may be anything.
@@ -75,9 +83,10 @@ class RoutingContext:
 
     def check_shapes(self, num_tokens: int, num_experts: int) -> None:
         """Raise ShapeError unless every map fits scores of [num_tokens, num_experts]."""
-        for field in ("device_of_token_T", "real_T", "request_of_token_T", "image_T"):
+        for field in ("device_of_token_T", "real_T", "request_of_token_T", "image_T", "entropy_T"):
             _check_length(field, getattr(self, field), num_tokens, "tokens")
-        _check_length("device_of_expert_E", self.device_of_expert_E, num_experts, "experts")
+        for field in ("device_of_expert_E", "modality_E"):
+            _check_length(field, getattr(self, field), num_experts, "experts")
         if self.holds_DE is not None and self.holds_DE.shape[1] != num_experts:
             raise ShapeError(f"holds_DE has {self.holds_DE.shape[1]} experts, the scores have {num_experts}")
         if self.device_of_expert_E is None and self.holds_DE is None and self.num_devices > num_experts:

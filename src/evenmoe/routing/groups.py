@@ -78,9 +78,13 @@ class Bins:
         source_G, num_bins = self.groups.source_G, self.num_bins
         return (source_G[:, None] * num_bins + torch.arange(num_bins, device=source_G.device)).view(-1)
 
-    def unused(self, kept_bin_P: Tensor) -> Tensor:
-        """Return [Y]: the room that the kept pairs, given by their bins (X), leave to lend."""
-        left_X = self.limit_X - torch.bincount(kept_bin_P, minlength=self.limit_X.shape[0])
+    def unused(self, kept_bin_P: Tensor, weight_P: Tensor | None = None) -> Tensor:
+        """Return [Y]: the room that the kept pairs, by their bins (X) and weights (None: 1), leave to lend."""
+        if weight_P is None:
+            load_X = torch.bincount(kept_bin_P, minlength=self.limit_X.shape[0])
+        else:
+            load_X = torch.zeros_like(self.limit_X).index_add_(0, kept_bin_P, weight_P)
+        left_X = self.limit_X - load_X
         left_Y = left_X.new_zeros(self.groups.num_sources * self.num_bins)
         return left_Y.index_add_(0, self.lending(), left_X)
 
@@ -110,8 +114,15 @@ def make_bins(
     num_experts: int,
 ) -> Bins:
     """Return the bins of every group and their limits, given how many experts the model chose for each token."""
-    device, num_groups = groups.group_T.device, groups.source_G.shape[0]
-    num_tokens = groups.group_T.shape[0]
+    pairs_G = chosen_T.new_zeros(groups.source_G.shape[0]).index_add_(0, groups.group_T, chosen_T)
+    return bins_for(ctx, groups, level, gamma, pairs_G, num_experts)
+
+
+def bins_for(
+    ctx: RoutingContext, groups: Groups, level: Level, gamma: float, pairs_G: Tensor, num_experts: int
+) -> Bins:
+    """Return the bins of every group and their limits, given how many pairs each group has."""
+    device, num_tokens = groups.group_T.device, groups.group_T.shape[0]
     copies_DE = copies_of_expert(ctx, num_experts, device)
     bin_E = bin_TE = None
     if level == "expert":
@@ -122,8 +133,7 @@ def make_bins(
             bin_E = copies_DE.long().argmax(0)
         else:
             bin_TE = device_of_pairs(ctx, num_tokens, num_experts, device)
-    tokens_G = torch.bincount(groups.group_T, minlength=num_groups)
-    pairs_G = torch.zeros_like(tokens_G).index_add_(0, groups.group_T, chosen_T)
+    tokens_G = torch.bincount(groups.group_T, minlength=pairs_G.shape[0])
     num_copies = num_experts if ctx.holds_DE is None else int(copies_DE.sum())
     limit_GB = limits(gamma, pairs_G, tokens_G, copies_B, num_copies, num_tokens)
     return Bins(groups, bin_E, limit_GB.view(-1), bin_TE)

@@ -29,6 +29,16 @@ class Policy(ABC):
         """Whether the loads are limited by a capacity."""
         return False
 
+    @property
+    def needs_images(self) -> bool:
+        """Whether it must be known which tokens are image tokens."""
+        return False
+
+    @property
+    def needs_entropy(self) -> bool:
+        """Whether the entropy of every token's features is asked for."""
+        return False
+
     def options(self) -> dict[str, object]:
         """Return every setting by the name under which the constructor takes it."""
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}  # type: ignore[arg-type]
@@ -124,4 +134,5 @@ def _real_part(ctx: RoutingContext) -> RoutingContext:
         device_of_token_T=only_real(ctx.device_of_token_T),
         request_of_token_T=only_real(ctx.request_of_token_T),
         image_T=only_real(ctx.image_T),
+        entropy_T=only_real(ctx.entropy_T),
     )

@@ -10,12 +10,14 @@ from evenmoe.routing.baseline import Baseline
 from evenmoe.routing.expanded_drop import ExpandedDrop
 from evenmoe.routing.expert_drop import ExpertDrop
 from evenmoe.routing.fill import Fill
+from evenmoe.routing.macs import Macs
 from evenmoe.routing.policy import Policy
 from evenmoe.routing.threshold_drop import ThresholdDrop
 from evenmoe.routing.token_drop import TokenDrop
 
 POLICIES: Final[dict[str, type[Policy]]] = {
-    policy.name: policy for policy in (Baseline, TokenDrop, ExpandedDrop, Fill, ExpertDrop, ThresholdDrop)
+    policy.name: policy
+    for policy in (Baseline, TokenDrop, ExpandedDrop, Fill, ExpertDrop, ThresholdDrop, Macs)
 }
 
 

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
 from evenmoe.routing.priority import Priority
+
+Edge = Literal["within", "across"]
+"""Whether a bin's load stays within its limit, or the pair that crosses it is still kept."""
 
 _MOST_BUCKETS = 2**17
 
@@ -44,6 +49,21 @@ def best_of_rows(bin_P: Tensor, priority: Priority, limit_X: Tensor) -> Tensor:
     end_X = count_X.cumsum(0) - count_X + limit_X
     within = torch.arange(keys.shape[0], device=keys.device) < end_X.index_select(0, bin_S)
     return order.index_select(0, within.nonzero().view(-1))
+
+
+def fitting_bins(bin_P: Tensor, priority: Priority, weight_P: Tensor, limit_X: Tensor, edge: Edge) -> Tensor:
+    """Return [P] bool: the best pairs of each bin, as long as their weights (positive integers) fit its limit.
+
+    What comes behind the first pair that does not fit is not kept either, even if it is lighter.
+    """
+    keys, order = priority.within(bin_P).sort(stable=True)
+    bin_S, weight_S = keys >> priority.bits, weight_P.index_select(0, order)
+    total_X = torch.zeros_like(limit_X).index_add_(0, bin_P, weight_P)
+    start_X = total_X.cumsum(0) - total_X
+    upto_S = weight_S.cumsum(0) - start_X.index_select(0, bin_S)
+    limit_S = limit_X.index_select(0, bin_S)
+    fits_S = upto_S <= limit_S if edge == "within" else upto_S - weight_S < limit_S
+    return torch.empty_like(fits_S).index_copy_(0, order, fits_S)
 
 
 def _bucket_bits(num_pairs: int, num_bins: int, priority_bits: int) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_serializer
@@ -54,7 +55,10 @@ class EvalConfig(BaseModel):
     @property
     def key(self) -> str:
         """A name of the policy for folders, such as "token_drop-random-gamma1.5"."""
-        options = "".join(f"-{value}" for value in self.policy.options.values())
+        options = "".join(
+            f"-{Path(str(value)).stem if name == 'labels' else value}"
+            for name, value in self.policy.options.items()
+        )
         gamma = "" if self.gamma is None else f"-gamma{self.gamma:g}"
         return f"{self.policy.name}{options}{gamma}"
 

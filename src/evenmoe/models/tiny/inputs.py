@@ -23,29 +23,51 @@ _IMAGE = 32  # pixels
 _GRID = _IMAGE // _PATCH  # patches along one side
 
 
-Extra = Literal["pixel_mask", "image_sizes", "image_grid_thw", "mm_token_type_ids", "moe_mm_token_type_ids"]
+Extra = Literal[
+    "pixel_mask",
+    "image_sizes",
+    "image_grid_thw",
+    "merged_grid_thw",
+    "image_position_ids",
+    "mm_token_type_ids",
+    "moe_mm_token_type_ids",
+]
 _GRID_ARGUMENTS: tuple[Extra, ...] = ("image_grid_thw", "mm_token_type_ids")
+
+
+Pixels = Literal["patches", "square patches", "patches by image", "merged patches", "frames", "image"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageFormat:
     """How an architecture takes one image: `num_tokens` placeholders in the text, the pixels, and other arguments.
 
-    pixels: "patches", each flattened from `patch_frames` frames; "square patches", the same not flattened; or the
-    "image" as it is.
+    pixels: "patches", each flattened from `patch_frames` frames; "square patches", the same not flattened; "patches by
+    image", flattened, each image's its own; "merged patches", squares of 2 x 2 patches with the colours last;
+    "frames", patches of `patch_frames` frames with the colours last; or the "image" as it is.
+    extra: other arguments by their names; "merged_grid_thw" is image_grid_thw counted in merged patches.
     """
 
     num_tokens: int = _GRID * _GRID // 4
-    pixels: Literal["patches", "square patches", "image"] = "patches"
+    pixels: Pixels = "patches"
     patch_frames: int = 2
     extra: tuple[Extra, ...] = _GRID_ARGUMENTS
 
 
 IMAGE_FORMATS: dict[str, ImageFormat] = {
     "aria": ImageFormat(num_tokens=8, pixels="image", extra=("pixel_mask",)),
+    "deepseek_ocr2": ImageFormat(num_tokens=145, pixels="image", extra=()),  # 12 x 12 queries and a separator
+    "diffusion_gemma": ImageFormat(
+        pixels="patches by image", patch_frames=1, extra=("image_position_ids", "mm_token_type_ids")
+    ),
     "ernie4_5_vl_moe": ImageFormat(patch_frames=1, extra=(*_GRID_ARGUMENTS, "moe_mm_token_type_ids")),
+    "gemma4": ImageFormat(
+        pixels="patches by image", patch_frames=1, extra=("image_position_ids", "mm_token_type_ids")
+    ),
     "glm4v_moe": ImageFormat(),
     "glm5_next": ImageFormat(),
+    "inkling_mm_model": ImageFormat(pixels="frames", extra=()),
+    "inkling2": ImageFormat(pixels="merged patches", extra=("merged_grid_thw",)),
     "kimi_k25": ImageFormat(pixels="square patches", patch_frames=1, extra=("image_grid_thw",)),
     "llama4": ImageFormat(pixels="image", extra=()),
     "minimax_m3_vl": ImageFormat(extra=("image_grid_thw",)),
@@ -112,6 +134,10 @@ def _add_images(
         "pixel_mask": torch.ones(batch, _IMAGE, _IMAGE, dtype=torch.bool),
         "image_sizes": torch.tensor([[_IMAGE, _IMAGE]] * batch),
         "image_grid_thw": torch.tensor([[1, _GRID, _GRID]] * batch),
+        "merged_grid_thw": torch.tensor([[1, _GRID // 2, _GRID // 2]] * batch),
+        "image_position_ids": torch.cartesian_prod(torch.arange(_GRID), torch.arange(_GRID))
+        .flip(1)
+        .expand(batch, -1, -1),
         "mm_token_type_ids": is_image_BT,
         "moe_mm_token_type_ids": is_image_BT | is_edge_BT,
     }
@@ -119,6 +145,11 @@ def _add_images(
         "image": (batch, 3, _IMAGE, _IMAGE),
         "square patches": (batch * _GRID * _GRID, 3 * image.patch_frames, _PATCH, _PATCH),
         "patches": (batch * _GRID * _GRID, 3 * image.patch_frames * _PATCH * _PATCH),
+        "patches by image": (batch, _GRID * _GRID, 3 * image.patch_frames * _PATCH * _PATCH),
+        "merged patches": (batch * image.num_tokens, 2 * _PATCH, 2 * _PATCH, 3),
+        "frames": (batch * image.num_tokens, image.patch_frames, _PATCH, _PATCH, 3),
     }
     pixels = torch.randn(shapes[image.pixels], generator=generator)
-    return {"pixel_values": pixels} | {name: arguments[name] for name in image.extra}
+    return {"pixel_values": pixels} | {
+        name.replace("merged", "image"): arguments[name] for name in image.extra
+    }

@@ -24,7 +24,7 @@ ROWS: dict[str, Row] = {
     },
     "diffusion_gemma": {
         "text_config": {},
-        "vision_config": {"model_type": "gemma4_vision"},
+        "vision_config": {"model_type": "gemma4_vision", "pooling_kernel_size": 2},
         "canvas_length": 8,
     },
     "ernie4_5_vl_moe": {
@@ -41,6 +41,7 @@ ROWS: dict[str, Row] = {
             "vocab_size_per_layer_input": 128,
             "hidden_size_per_layer_input": 0,
         },
+        "vision_config": {"pooling_kernel_size": 2},
         "audio_config": None,
     },
     "glm4v_moe": {
