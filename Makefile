@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/pip --disable-pip-version-check
 OUT    ?= out
 
-.PHONY: help demo test test-fast lint bench docs lock text-model clean
+.PHONY: help demo test test-fast test-vlm lint bench docs lock text-model vlm-model clean
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
@@ -17,6 +17,12 @@ test: $(VENV)/.dev ## the whole suite
 
 test-fast: $(VENV)/.dev ## the suite without the tests marked slow
 	$(BIN)/python -m pytest -m "not slow"
+
+test-vlm: $(VENV)/.dev ## the tests that need lmms-eval and VLMEvalKit, each in an environment of its own
+	BASE=$(VENV) sh tools/vlm_env/lmms_eval.sh $(OUT)/vlm_env/lmms_eval
+	HF_HUB_OFFLINE=1 $(OUT)/vlm_env/lmms_eval/bin/python -m pytest -m vlm tests/vlm/test_lmms_eval.py
+	BASE=$(VENV) sh tools/vlm_env/vlmevalkit.sh $(OUT)/vlm_env/vlmevalkit
+	HF_HUB_OFFLINE=1 $(OUT)/vlm_env/vlmevalkit/bin/python -m pytest -m vlm tests/vlm/test_vlmevalkit.py
 
 lint: $(VENV)/.dev ## format, lint and strict types
 	$(BIN)/ruff format --check .
@@ -32,6 +38,9 @@ docs: $(VENV)/.docs ## the documentation as a site, in site/
 text-model: $(VENV)/.runtime ## rebuild the bundled text model from its sources (about an hour on 2 cores)
 	MALLOC_TRIM_THRESHOLD_=100000000000 MALLOC_TOP_PAD_=268435456 MALLOC_MMAP_MAX_=0 \
 		$(BIN)/python -m tools.text_model --work $(OUT)/text_model --out $(OUT)/text_model/export
+
+vlm-model: $(VENV)/.dev ## rebuild the bundled vision-language model from its sources (under an hour on 2 cores)
+	$(BIN)/python -m tools.vlm_model --work $(OUT)/vlm_model --out $(OUT)/vlm_model/export
 
 lock: ## resolve pyproject.toml again into requirements/*.txt
 	$(PYTHON) -m venv $(OUT)/lock-venv

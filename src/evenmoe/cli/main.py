@@ -8,13 +8,16 @@ import sys
 
 import typer
 from rich.logging import RichHandler
+from rich.markup import escape
 
 from evenmoe.cli import (
     bench,
     break_even,
     calibrate,
+    calibrate_modality,
     demo,
     doctor,
+    eval,
     models,
     place,
     profile,
@@ -39,11 +42,13 @@ app.command("demo")(demo.demo)
 app.command("profile")(profile.profile)
 app.command("place")(place.place)
 app.command("sweep")(sweep.sweep)
+app.add_typer(eval.app, name="eval")
 app.command("report")(report.report)
 app.command("models")(models.models)
 app.add_typer(bench.app, name="bench")
 app.add_typer(simulate.app, name="simulate")
 app.command("calibrate")(calibrate.calibrate)
+app.command("calibrate-modality")(calibrate_modality.calibrate_modality)
 app.command("break-even")(break_even.break_even)
 app.command("doctor")(doctor.doctor)
 
@@ -80,5 +85,5 @@ def run() -> None:
     except (EvenMoEError, OSError) as error:
         if os.environ.get("EVENMOE_TRACEBACK"):
             raise
-        stderr.print(f"[bold red]error:[/] {error}", highlight=False, markup=True, soft_wrap=True)
+        stderr.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         sys.exit(2)

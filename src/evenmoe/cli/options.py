@@ -51,3 +51,8 @@ DtypeOption = Annotated[str, typer.Option("--dtype", help="float32, bfloat16 or 
 QuantizationOption = Annotated[
     str | None, typer.Option("--quantization", help="nf4: 4-bit weights through bitsandbytes.")
 ]
+ScopeOption = Annotated[
+    str, typer.Option("--scope", help="Capacity per source device (local) or per batch (global).")
+]
+LevelOption = Annotated[str, typer.Option("--level", help="Limit each expert or each device.")]
+IsolationOption = Annotated[str, typer.Option("--isolation", help="batch, request or strict.")]
