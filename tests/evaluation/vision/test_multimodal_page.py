@@ -1,0 +1,12 @@
+"""The page on vision and language runs as printed."""
+
+import doctest
+from pathlib import Path
+
+PAGE = Path(__file__).parents[3] / "docs" / "multimodal.md"
+
+
+def test_the_page_runs_as_printed():
+    results = doctest.testfile(str(PAGE), module_relative=False)
+    assert results.failed == 0
+    assert results.attempted >= 8
