@@ -87,6 +87,13 @@ def test_dropping_images_first_costs_less_than_dropping_text_first(evaluate):
     assert difference.value > 2 * difference.stderr
 
 
+def test_where_the_score_does_not_decide_image_first_is_best(evaluate):
+    _, images, _ = evaluate("token_drop:keep=random,modality=image-first", 1.0)
+    _, uniform, _ = evaluate("token_drop:keep=random", 1.0)
+    difference = paired_difference(images, uniform).difference
+    assert difference.value > 2 * difference.stderr
+
+
 def test_random_drops_cost_more_than_the_lowest_scores(evaluate):
     _, by_score, _ = evaluate("token_drop:modality=uniform", 1.0)
     _, random, _ = evaluate("token_drop:keep=random", 1.0)
