@@ -155,8 +155,12 @@ def test_rounds_stop_before_the_budget_is_spent(budget_s, rounds):
     assert found == {"a": rounds, "b": rounds + 1}
 
 
-def test_every_policy_has_a_cost():
-    assert set(calibrated_policies()) == set(POLICIES)
+ON_TEXT = set(POLICIES) - {"macs"}
+"""The policies that text alone can be routed by: the layer that is timed has no images."""
+
+
+def test_every_policy_of_text_has_a_cost():
+    assert set(calibrated_policies()) == ON_TEXT
 
 
 def test_one_rank_on_a_tiny_shape(caplog):
@@ -166,7 +170,7 @@ def test_one_rank_on_a_tiny_shape(caplog):
     assert steps[0] == ("tiny: setting up", 0, 1)
     assert steps[-1] == ("tiny: done", 1, 1)
     assert (machine.ranks, machine.link) == (1, None)
-    assert set(machine.policies) == set(POLICIES)
+    assert set(machine.policies) == ON_TEXT
     assert [curve.intermediate for curve in machine.experts] == [8, 12]
     assert {"torch", "transformers", "numpy"} <= set(machine.versions)
     assert len(machine.heldout.points) == 8

@@ -96,7 +96,8 @@ def test_padding_columns() -> None:
 def test_images_reach_the_logits(model_type: str) -> None:
     if not is_installed(model_type):
         pytest.skip("not in this transformers version")
-    model, inputs = tiny_model(model_type), tiny_inputs(model_type, 2, 28, images=True)
+    length = max(28, IMAGE_FORMATS[model_type].num_tokens + 4)
+    model, inputs = tiny_model(model_type), tiny_inputs(model_type, 2, length, images=True)
     assert (inputs["input_ids"] == IMAGE_ID).sum(1).tolist() == [IMAGE_FORMATS[model_type].num_tokens] * 2
     with torch.inference_mode():
         logits = model(**inputs).logits

@@ -122,11 +122,13 @@ def _measure_shape(
 
 
 def calibrated_policies() -> dict[str, Policy]:
-    """Return every policy with the settings that its cost is measured with, by name."""
+    """Return every policy that needs no images, with the settings that its cost is measured with, by name."""
     found = {}
     for name, policy in POLICIES.items():
         capped = "gamma" in policy.__dataclass_fields__  # type: ignore[attr-defined]
-        found[name] = make_policy(name, **_OPTIONS.get(name, {}), **({"gamma": GAMMA} if capped else {}))
+        made = make_policy(name, **_OPTIONS.get(name, {}), **({"gamma": GAMMA} if capped else {}))
+        if not made.needs_images:
+            found[name] = made
     return found
 
 
