@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 from evenmoe.version import __version__
 
 if TYPE_CHECKING:
-    from evenmoe.models.attach import Attached, attach
+    from evenmoe.models.attach import attach
+    from evenmoe.models.attached import Attached
     from evenmoe.models.bundled import bundled_tokenizer, load_bundled
     from evenmoe.models.loading import load
 
 _HOME = {
     "attach": "evenmoe.models.attach",
-    "Attached": "evenmoe.models.attach",
+    "Attached": "evenmoe.models.attached",
     "load": "evenmoe.models.loading",
     "load_bundled": "evenmoe.models.bundled",
     "bundled_tokenizer": "evenmoe.models.bundled",

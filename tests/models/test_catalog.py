@@ -11,7 +11,7 @@ import torch
 import transformers
 
 from evenmoe.errors import ConfigError
-from evenmoe.models import attach, batch, layer
+from evenmoe.models import attach, attached, batch, layer
 from evenmoe.models.architectures import ARCHITECTURES
 from evenmoe.models.catalog import CATALOG, UNSUPPORTED, catalog_entry
 from evenmoe.models.check import CRITERIA, CheckResult, check_all, check_architecture, run
@@ -154,10 +154,10 @@ def test_catches_counted_padding(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_catches_hooks_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
-    def leave(self: attach.Attached) -> None:
-        attach._ATTACHED.clear()
+    def leave(self: attached.Attached) -> None:
+        attached._ROUTERS.clear()
 
-    monkeypatch.setattr(attach.Attached, "detach", leave)
+    monkeypatch.setattr(attached.Attached, "detach", leave)
     assert "detach" in _failed("olmoe")
 
 

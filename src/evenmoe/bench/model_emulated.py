@@ -27,7 +27,7 @@ from evenmoe.bench.model_routers import RouterOutput, Routers, rows_of
 from evenmoe.bench.model_timed import CallTimes, TimedSetting
 from evenmoe.bench.model_traffic import QueuedGroup, Traffic
 from evenmoe.bench.phases import Clock, PhaseRecorder, median_record
-from evenmoe.models.attach import Attached
+from evenmoe.models.attached import Attached
 from evenmoe.models.sites import find_sites
 from evenmoe.parallel import ExpertParallel, shard
 from evenmoe.placement import Placement

@@ -13,7 +13,7 @@ from evenmoe.errors import FileFormatError
 from evenmoe.evaluation.checkpoints import weights_mark
 from evenmoe.evaluation.scoring import EvalConfig
 from evenmoe.loads import ExpertLoads, pack_loads, sum_loads, unpack_loads
-from evenmoe.models.attach import Attached
+from evenmoe.models.attached import Attached
 from evenmoe.simulation.studies.journal import Journal
 
 JOURNAL_NAME = "batches.partial.jsonl"

@@ -20,7 +20,7 @@ from evenmoe.errors import ShapeError
 from evenmoe.evaluation.texts import Window
 
 if TYPE_CHECKING:
-    from evenmoe.models.attach import Attached
+    from evenmoe.models.attached import Attached
 
 Progress = Callable[[int], None]
 """Called with the number of batches finished so far."""

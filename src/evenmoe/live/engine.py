@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from evenmoe.live.prompts import Ids
-from evenmoe.models.attach import Attached
+from evenmoe.models.attached import Attached
 
 Loads = NDArray[np.int64]
 

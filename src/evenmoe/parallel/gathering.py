@@ -9,7 +9,7 @@ import numpy as np
 
 from evenmoe.errors import ConfigError, ShapeError
 from evenmoe.loads import ExpertLoads, StepPeaks, sum_counts
-from evenmoe.models.attach import Attached
+from evenmoe.models.attached import Attached
 from evenmoe.parallel.expert_parallel import ExpertParallel
 
 

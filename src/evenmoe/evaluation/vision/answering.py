@@ -26,7 +26,8 @@ from evenmoe.evaluation.vision.encoding import Encoder
 from evenmoe.evaluation.vision.generating import generate
 from evenmoe.evaluation.vision.prompts import Likelihood, Prompt, fingerprint
 from evenmoe.loads import ExpertLoads
-from evenmoe.models.attach import Attached, attach
+from evenmoe.models.attach import attach
+from evenmoe.models.attached import Attached
 from evenmoe.models.loading import load
 from evenmoe.models.padding import SpecialTokens
 from evenmoe.models.processing import load_processor

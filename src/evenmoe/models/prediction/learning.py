@@ -12,7 +12,8 @@ from numpy.typing import ArrayLike
 from torch import nn
 
 from evenmoe.errors import ConfigError
-from evenmoe.models.attach import Attached, attach
+from evenmoe.models.attach import attach
+from evenmoe.models.attached import Attached
 from evenmoe.models.prediction.running import Progress, ids_of, sizes_of, true_loads
 from evenmoe.models.session import LayerStep
 from evenmoe.routing import Baseline

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import nn
 
 from evenmoe.errors import ConfigError, ShapeError
-from evenmoe.models.attach import Attached
+from evenmoe.models.attached import Attached
 from evenmoe.models.session import LayerStep
 from evenmoe.scheduling.predictors.predictor import as_ids
 

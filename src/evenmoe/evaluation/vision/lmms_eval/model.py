@@ -29,7 +29,7 @@ from evenmoe.evaluation.vision.options import config_of
 from evenmoe.evaluation.vision.prompts import Prompt
 from evenmoe.evaluation.vision.sources import LazyRows
 from evenmoe.loads import ExpertLoads, write_loads
-from evenmoe.models.attach import Attached
+from evenmoe.models.attached import Attached
 from evenmoe.simulation.studies.journal import Journal
 
 LOADS_FILE, RUN_FILE = "loads.json", "run.json"
