@@ -97,6 +97,14 @@ def test_where_the_tasks_came_from_does_not_count(two):
     assert len(compared(two).rows) == 3
 
 
+def test_an_error_does_not_list_dozens_of_differences(two):
+    changes = {"model": "m", "batch_size": 4, "limit": 8, "num_devices": 4, "seed": 1, "dtype": "bfloat16"}
+    make_evaluation(two / "fill", DROPPED, "fill", 1.5, quantization="nf4", num_fewshot=3, **changes)
+    with pytest.raises(ConfigError, match="; and 2 settings more") as refused:
+        compared(two)
+    assert str(refused.value).count(" there, ") == 6
+
+
 @pytest.mark.parametrize(
     ("config", "named"),
     [

@@ -34,6 +34,10 @@ ORDER = ("baseline", "expert_drop", "token_drop", "expanded_drop", "fill")
 """The order of the paper's quality table; other policies follow by name."""
 
 
+MOST_DIFFERENCES = 6
+"""How many settings an error spells out: two evaluations of different tasks differ in dozens."""
+
+
 def compare_evaluations(evaluations: Sequence[Evaluation], *, allow: Collection[str] = ()) -> Comparison:
     """Compare policies on the same items, the baseline first and then in the order of the paper's quality table.
 
@@ -156,7 +160,10 @@ def _within(setting: str, name: str) -> bool:
 
 def _explained(base: Evaluation, other: Evaluation, names: Collection[str]) -> str:
     values = differences(base, other)
-    parts = [f"{name} ({_brief(values[name][0])} there, {_brief(values[name][1])} here)" for name in names]
+    shown = list(names)[:MOST_DIFFERENCES]
+    parts = [f"{name} ({_brief(values[name][0])} there, {_brief(values[name][1])} here)" for name in shown]
+    if len(names) > len(shown):
+        parts.append(f"and {len(names) - len(shown)} settings more")
     return f"only the policy may differ from {base.folder}, but so does " + "; ".join(parts)
 
 
