@@ -13,11 +13,11 @@ from tokenizers import Tokenizer
 from torch.nn.functional import cross_entropy
 
 from tests.tools.tiny_recipe import TINY, tiny_source, tiny_trainer
+from tools.errors import RecipeError
 from tools.text_model import __main__ as command
 from tools.text_model.batches import batch_at, sequence_at
 from tools.text_model.card import write_card
 from tools.text_model.curve import curve_svg
-from tools.text_model.errors import RecipeError
 from tools.text_model.experts import register_sorted_experts
 from tools.text_model.export import export_model, export_texts, export_tokenizer
 from tools.text_model.head import head_loss

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from tests.tools.tiny_recipe import TINY, tiny_source
+from tools.errors import RecipeError
 from tools.text_model.arithmetic import FORMS, arithmetic_documents
 from tools.text_model.corpus import cut_at_passage, read_texts, split_domain, write_corpus, write_texts
 from tools.text_model.document import Document, name_fraction
-from tools.text_model.errors import RecipeError
 from tools.text_model.licences import licence_stanza, page_comments, translators
 from tools.text_model.markup import html_to_text, squeeze_blank_lines, troff_to_text
 from tools.text_model.overlap import drop_shared_passages, run_hashes, shared_fraction, sorted_run_hashes

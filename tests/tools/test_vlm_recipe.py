@@ -25,11 +25,11 @@ from evenmoe.evaluation.scenes import (
 )
 from evenmoe.models.processing import load_processor
 from tests.tools.tiny_vlm import TINY, TOKENIZER, tiny_trainer
+from tools.errors import RecipeError
 from tools.vlm_model import __main__ as command
 from tools.vlm_model import heads, measure, metrics
 from tools.vlm_model.batches import IGNORED, Sample, batch_at, choose_questions, draw_crowd, pack
 from tools.vlm_model.digits import training_digits
-from tools.vlm_model.errors import RecipeError
 from tools.vlm_model.export import export_model, export_processor
 from tools.vlm_model.heads import ImageHead, MentionHead, PairHead
 from tools.vlm_model.measure import accuracy_by, answer_items, measure_loads, model_inputs

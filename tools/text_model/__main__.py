@@ -14,9 +14,9 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer
 
+from tools.errors import RecipeError
 from tools.text_model.card import write_card
 from tools.text_model.corpus import write_corpus
-from tools.text_model.errors import RecipeError
 from tools.text_model.export import export_model, export_texts, export_tokenizer
 from tools.text_model.metrics import collect_metrics, write_metrics
 from tools.text_model.recipe import Recipe

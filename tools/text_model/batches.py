@@ -5,7 +5,7 @@ import random
 import numpy as np
 import torch
 
-from tools.text_model.errors import RecipeError
+from tools.errors import RecipeError
 from tools.text_model.recipe import Recipe
 from tools.text_model.tokenizer import TokenIds
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tools.errors import RecipeError
 from tools.text_model.document import Document, name_fraction
-from tools.text_model.errors import RecipeError
 from tools.text_model.overlap import drop_shared_passages, shared_fraction, sorted_run_hashes
 from tools.text_model.recipe import Recipe
 from tools.text_model.sources import Source

@@ -1,7 +1,6 @@
 """Export: the folder that ships, in the layout that transformers loads."""
 
 import logging
-import os
 import shutil
 from pathlib import Path
 
@@ -9,12 +8,12 @@ import torch
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer, OlmoeForCausalLM
 
-from tools.text_model.errors import RecipeError
+from tools.checkpoints import write_checkpoint
+from tools.errors import RecipeError
 from tools.text_model.recipe import Recipe
 from tools.text_model.tokenizer import save_tokenizer
 
 logger = logging.getLogger(__name__)
-MAX_CHECKPOINT_BYTES = 20_000_000
 
 
 def export_texts(corpus: Path, recipe: Recipe, out: Path) -> None:
@@ -37,17 +36,9 @@ def export_tokenizer(tokenizer: Tokenizer, recipe: Recipe, out: Path) -> None:
 
 def export_model(model: OlmoeForCausalLM, out: Path) -> OlmoeForCausalLM:
     """Write the checkpoint in bfloat16; return it as loaded back by `AutoModelForCausalLM`, in float32."""
-    partial = out / "partial"
     copy = OlmoeForCausalLM(model.config)
     copy.load_state_dict(model.state_dict())
-    copy.to(torch.bfloat16).save_pretrained(partial)
-    checkpoint = partial / "model.safetensors"
-    if not checkpoint.exists() or checkpoint.stat().st_size > MAX_CHECKPOINT_BYTES:
-        raise RecipeError(f"{checkpoint} must be one file of at most {MAX_CHECKPOINT_BYTES} bytes")
-    for path in partial.iterdir():
-        path.chmod(0o644)
-        os.replace(path, out / path.name)
-    partial.rmdir()
+    write_checkpoint(copy, out)
     return load_model(out)
 
 

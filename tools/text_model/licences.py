@@ -4,7 +4,7 @@ import platform
 import re
 from pathlib import Path
 
-from tools.text_model.errors import RecipeError
+from tools.errors import RecipeError
 from tools.text_model.packages import Package
 
 

@@ -3,7 +3,7 @@
 import torch
 from transformers import OlmoeConfig, OlmoeForCausalLM
 
-from tools.text_model.errors import RecipeError
+from tools.errors import RecipeError
 from tools.text_model.recipe import Recipe
 
 

@@ -5,7 +5,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from tools.text_model.errors import RecipeError
+from tools.errors import RecipeError
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from tools.errors import RecipeError
 from tools.text_model.arithmetic import arithmetic_documents
 from tools.text_model.document import Document
-from tools.text_model.errors import RecipeError
 from tools.text_model.licences import gpl_3, licence_stanza, page_comments, python_licence, translators
 from tools.text_model.markup import html_to_text, squeeze_blank_lines, troff_to_text
 from tools.text_model.packages import Package, fetch_package

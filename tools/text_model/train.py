@@ -11,6 +11,7 @@ import torch
 from transformers import OlmoeForCausalLM
 from transformers.models.olmoe.modeling_olmoe import load_balancing_loss_func
 
+from tools.checkpoints import load_state, save_state
 from tools.text_model.batches import batch_at
 from tools.text_model.experts import register_sorted_experts
 from tools.text_model.head import head_loss
@@ -79,21 +80,16 @@ class Trainer:
     def save(self) -> None:
         """Write the state; an interruption leaves the previous one whole."""
         state = {
-            "recipe": json.dumps(self.recipe.as_dict()), "step": self.step, "seconds": self.seconds,
+            "step": self.step, "seconds": self.seconds,
             "log": json.dumps(self.log), "model": self.model.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
         }  # fmt: skip
-        partial = self.checkpoint.with_suffix(".partial")
-        torch.save(state, partial)
-        partial.replace(self.checkpoint)
+        save_state(self.checkpoint, self.recipe.as_dict(), state)
 
     def resume(self) -> bool:
         """Restore the state if there is one of this very recipe; say whether there was."""
-        if not self.checkpoint.exists():
-            return False
-        state = torch.load(self.checkpoint, weights_only=True)
-        if state["recipe"] != json.dumps(self.recipe.as_dict()):
-            logger.warning("%s is of another recipe: starting anew", self.checkpoint)
+        state = load_state(self.checkpoint, self.recipe.as_dict())
+        if state is None:
             return False
         self.step, self.seconds, self.log = state["step"], state["seconds"], json.loads(state["log"])
         self.model.load_state_dict(state["model"])

@@ -13,9 +13,9 @@ from pathlib import Path
 import torch
 
 from evenmoe.evaluation.scenes import heldout_items
+from tools.errors import RecipeError
 from tools.vlm_model.card import write_card
 from tools.vlm_model.digits import training_digits
-from tools.vlm_model.errors import RecipeError
 from tools.vlm_model.export import export_model, export_processor
 from tools.vlm_model.metrics import collect_metrics, write_metrics
 from tools.vlm_model.recipe import Recipe

@@ -4,7 +4,7 @@ import numpy as np
 from sklearn.datasets import load_digits
 
 from evenmoe.evaluation.scenes import Digits, heldout_digits
-from tools.vlm_model.errors import RecipeError
+from tools.errors import RecipeError
 from tools.vlm_model.recipe import Recipe
 
 

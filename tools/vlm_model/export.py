@@ -1,7 +1,6 @@
 """Export: the folder that ships, in the layout that transformers loads."""
 
 import json
-import os
 from pathlib import Path
 
 import torch
@@ -9,11 +8,11 @@ from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3VLMoeFo
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from evenmoe.evaluation.scenes import IMAGE_SIZE
-from tools.vlm_model.errors import RecipeError
+from tools.checkpoints import write_checkpoint
+from tools.errors import RecipeError
 from tools.vlm_model.recipe import Recipe
 from tools.vlm_model.tokenizer import words_of
 
-MAX_CHECKPOINT_BYTES = 20_000_000
 _SAMPLE = "Is the red circle left of the blue square?"
 
 
@@ -36,20 +35,12 @@ def export_processor(tokenizer: PreTrainedTokenizerFast, recipe: Recipe, out: Pa
 
 def export_model(model: Qwen3VLMoeForConditionalGeneration, out: Path) -> Qwen3VLMoeForConditionalGeneration:
     """Write the checkpoint in bfloat16; return it as loaded back by transformers, in float32."""
-    partial = out / "partial"
     copy = Qwen3VLMoeForConditionalGeneration(model.config)
     copy.load_state_dict(model.state_dict())
     copy.generation_config = GenerationConfig(
         do_sample=False, eos_token_id=model.config.eos_token_id, pad_token_id=model.config.pad_token_id
     )
-    copy.to(torch.bfloat16).save_pretrained(partial)
-    checkpoint = partial / "model.safetensors"
-    if not checkpoint.exists() or checkpoint.stat().st_size > MAX_CHECKPOINT_BYTES:
-        raise RecipeError(f"{checkpoint} must be one file of at most {MAX_CHECKPOINT_BYTES} bytes")
-    for path in partial.iterdir():
-        path.chmod(0o644)
-        os.replace(path, out / path.name)
-    partial.rmdir()
+    write_checkpoint(copy, out)
     return load_model(out)
 
 

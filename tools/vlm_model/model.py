@@ -4,7 +4,7 @@ import torch
 from transformers import PreTrainedTokenizerFast, Qwen3VLMoeConfig, Qwen3VLMoeForConditionalGeneration
 
 from evenmoe.evaluation.scenes import IMAGE_SIZE
-from tools.vlm_model.errors import RecipeError
+from tools.errors import RecipeError
 from tools.vlm_model.recipe import Recipe
 from tools.vlm_model.tokenizer import IMAGE, VIDEO, VISION_END, VISION_START
 

@@ -13,6 +13,7 @@ from torch.nn.functional import cross_entropy
 from transformers import PreTrainedTokenizerFast
 
 from evenmoe.evaluation.scenes import Digits, Item
+from tools.checkpoints import load_state, save_state
 from tools.text_model.experts import register_sorted_experts
 from tools.vlm_model.batches import IGNORED, Batch, batch_at
 from tools.vlm_model.heads import ImageHead, MentionHead, PairHead
@@ -64,20 +65,15 @@ class Trainer:
     def save(self) -> None:
         """Write the state; an interruption leaves the previous one whole."""
         state = {
-            "recipe": json.dumps(self.recipe.as_dict()), "step": self.step, "seconds": self.seconds,
+            "step": self.step, "seconds": self.seconds,
             "log": json.dumps(self.log), "weights": self.all.state_dict(), "optimizer": self.optimizer.state_dict(),
         }  # fmt: skip
-        partial = self.checkpoint.with_suffix(".partial")
-        torch.save(state, partial)
-        partial.replace(self.checkpoint)
+        save_state(self.checkpoint, self.recipe.as_dict(), state)
 
     def resume(self) -> bool:
         """Restore the state if there is one of this very recipe; say whether there was."""
-        if not self.checkpoint.exists():
-            return False
-        state = torch.load(self.checkpoint, weights_only=True)
-        if state["recipe"] != json.dumps(self.recipe.as_dict()):
-            logger.warning("%s is of another recipe: starting anew", self.checkpoint)
+        state = load_state(self.checkpoint, self.recipe.as_dict())
+        if state is None:
             return False
         self.step, self.seconds, self.log = state["step"], state["seconds"], json.loads(state["log"])
         self.all.load_state_dict(state["weights"])
