@@ -18,6 +18,7 @@ from evenmoe.cli import (
     demo,
     doctor,
     eval,
+    load,
     models,
     place,
     profile,
@@ -50,6 +51,7 @@ app.add_typer(simulate.app, name="simulate")
 app.command("calibrate")(calibrate.calibrate)
 app.command("calibrate-modality")(calibrate_modality.calibrate_modality)
 app.command("break-even")(break_even.break_even)
+app.command("load")(load.load)
 app.command("doctor")(doctor.doctor)
 
 

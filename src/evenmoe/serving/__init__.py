@@ -1,0 +1,1 @@
+"""evenmoe inside a real engine, and under real load."""
