@@ -55,13 +55,15 @@ class Engine:
             self._session = self._new_session()
         return self._session
 
-    def route(self, name: str, logits_TE: Tensor, weight_TK: Tensor, index_TK: Tensor) -> Pairs | None:
+    def route(
+        self, name: str, hidden_TH: Tensor, logits_TE: Tensor, weight_TK: Tensor, index_TK: Tensor
+    ) -> Pairs | None:
         """The pairs that run of one layer's call, or None where it passes untouched. Counts it either way."""
         session = self.session
         if self.steps.begun():
             session.forget()
             session.enter(self._caller, self.steps.batch(index_TK.shape[0]))
-        return self._layers[name].route(Routing(logits_TE, weight_TK, index_TK.long()))
+        return self._layers[name].route(Routing(logits_TE, weight_TK, index_TK.long()), hidden_TH)
 
     def _new_session(self) -> Session:
         config = self.config

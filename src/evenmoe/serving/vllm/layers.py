@@ -38,7 +38,7 @@ class PolicyRouter(BaseRouter):  # type: ignore[misc]
         weight_TK, index_TK = self._inner._compute_routing(
             hidden_states, router_logits, indices_type, input_ids=input_ids
         )
-        pairs = self._engine.route(self._name, router_logits, weight_TK, index_TK)
+        pairs = self._engine.route(self._name, hidden_states, router_logits, weight_TK, index_TK)
         if pairs is None:
             return weight_TK, index_TK
         weight_TS, index_TS = slots(pairs, index_TK.shape[0], index_TK.shape[1])
