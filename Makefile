@@ -4,8 +4,11 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/pip --disable-pip-version-check
 OUT    ?= out
+# Test processes side by side, one thread each: two that spin on the same cores are ten times slower.
+WORKERS ?= auto
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 8 --dist worksteal
 
-.PHONY: help demo test test-fast test-vlm lint bench docs lock text-model vlm-model clean
+.PHONY: help demo test test-fast test-vlm test-serve lint bench docs lock text-model vlm-model clean
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
@@ -13,16 +16,26 @@ demo: $(VENV)/.runtime ## measure the bundled MoE and every policy on it; writes
 	$(BIN)/evenmoe demo --out $(OUT)/demo
 
 test: $(VENV)/.dev ## the whole suite
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-fast: $(VENV)/.dev ## the suite without the tests marked slow
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
+
+test-serve: $(OUT)/serve_env/.ready ## the tests that need vLLM, in an environment of its own
+	HF_HUB_OFFLINE=1 $(OUT)/serve_env/bin/python -m pytest -m serve tests/serve
 
 test-vlm: $(VENV)/.dev ## the tests that need lmms-eval and VLMEvalKit, each in an environment of its own
 	BASE=$(VENV) sh tools/vlm_env/lmms_eval.sh $(OUT)/vlm_env/lmms_eval
 	HF_HUB_OFFLINE=1 $(OUT)/vlm_env/lmms_eval/bin/python -m pytest -m vlm tests/vlm/test_lmms_eval.py
 	BASE=$(VENV) sh tools/vlm_env/vlmevalkit.sh $(OUT)/vlm_env/vlmevalkit
 	HF_HUB_OFFLINE=1 $(OUT)/vlm_env/vlmevalkit/bin/python -m pytest -m vlm tests/vlm/test_vlmevalkit.py
+
+# Like the others, but with vLLM and the transformers that it wants.
+$(OUT)/serve_env/.ready: requirements/serve.txt pyproject.toml
+	$(PYTHON) -m venv --clear $(OUT)/serve_env
+	$(OUT)/serve_env/bin/pip --disable-pip-version-check install -q -r requirements/serve.txt
+	$(OUT)/serve_env/bin/pip --disable-pip-version-check install -q --no-deps -e .
+	@touch $@
 
 lint: $(VENV)/.dev ## format, lint and strict types
 	$(BIN)/ruff format --check .

@@ -11,5 +11,7 @@ compile() {
     sed -i -E 's/^([a-z0-9-]+==[0-9.]+)\+[a-z0-9.]+/\1/' "$output"
 }
 compile requirements/runtime.txt
-compile requirements/dev.txt --constraint requirements/runtime.txt --extra dev --extra eval --extra vlm --extra quantization
+compile requirements/dev.txt --constraint requirements/runtime.txt --extra dev --extra eval --extra vlm --extra quantization --extra serve-transformers
 compile requirements/docs.txt --constraint requirements/runtime.txt --extra docs
+# vLLM wants an older transformers than the other locks have, so it has an environment of its own.
+compile requirements/serve.txt --extra serve --extra dev

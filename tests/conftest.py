@@ -3,6 +3,8 @@
 import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+for name in ("COLUMNS", "LINES"):  # a console that is made with them keeps them, and workers of pytest-xdist set them
+    os.environ.pop(name, None)
 
 import sys
 from pathlib import Path
