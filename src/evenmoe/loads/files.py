@@ -53,9 +53,12 @@ def read_loads(path: str | Path) -> ExpertLoads:
         raise FileFormatError(f"{path} is not a loads file: {what}") from error
 
 
-def pack_loads(loads: ExpertLoads) -> bytes:
-    """Return the content of a `.npz` file of `loads`: exact, and the same for the same loads."""
-    return _npz(*_to_parts(loads))
+def pack_loads(loads: ExpertLoads, *, compressed: bool = True) -> bytes:
+    """Return the content of a `.npz` file of `loads`: exact, and the same for the same loads.
+
+    Uncompressed it is larger and made many times as fast.
+    """
+    return _npz(*_to_parts(loads), compressed=compressed)
 
 
 def unpack_loads(data: bytes) -> ExpertLoads:
@@ -66,9 +69,10 @@ def unpack_loads(data: bytes) -> ExpertLoads:
         raise FileFormatError(f"not packed loads: {error}") from error
 
 
-def _npz(header: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> bytes:
+def _npz(header: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]], *, compressed: bool = True) -> bytes:
     packed = BytesIO()
-    np.savez_compressed(packed, header=np.array(json.dumps(header)), **arrays)  # type: ignore[arg-type]
+    save = np.savez_compressed if compressed else np.savez
+    save(packed, header=np.array(json.dumps(header)), **arrays)  # type: ignore[arg-type]
     return packed.getvalue()
 
 

@@ -62,7 +62,7 @@ def sweep_report(out: Path) -> Path:
     results = read_results(out / "results.json")
     featured = featured_rows(results)
     loads = {row.key: read_loads(out / row.loads_file) for row in (results.rows[0], *featured)}
-    html = _render(
+    html = render_page(
         title=f"How even is {results.config['model']}?",
         subtitle=sentence(results),
         facts=_facts(results),
@@ -73,7 +73,7 @@ def sweep_report(out: Path) -> Path:
     plots.to_png(_heat_map(results.rows[0], featured, loads), out / "heat_map.png")
     if featured:
         plots.to_png(_profile(results.rows[0], featured[-1], loads), out / "load_profile.png")
-    return _write(out / "report.html", html)
+    return write_page(out / "report.html", html)
 
 
 def loads_report(loads: ExpertLoads, path: Path, title: str) -> Path:
@@ -87,10 +87,10 @@ def loads_report(loads: ExpertLoads, path: Path, title: str) -> Path:
         Section(title="Busiest expert over the mean", table=_peaks_table(loads)),
         *_domain_sections(loads),
     ]
-    html = _render(
+    html = render_page(
         title=title, subtitle=loads.source, facts=[], sections=sections, provenance={"source": loads.source}
     )
-    return _write(path, html)
+    return write_page(path, html)
 
 
 def featured_rows(results: Results, gamma: float = 1.0) -> list[Row]:
@@ -215,7 +215,8 @@ def _profile(base: Row, row: Row, loads: Mapping[str, ExpertLoads]) -> Any:
     return plots.load_profile(before, loads[row.key], plots.most_uneven_layer(before), row.label, row.gamma)
 
 
-def _render(*, provenance: Mapping[str, Any], **values: Any) -> str:
+def render_page(*, provenance: Mapping[str, Any], **values: Any) -> str:
+    """A report as HTML, of `title`, `subtitle`, `facts`, `sections` and where its data came from."""
     return _template().render(provenance=json.dumps(provenance, indent=1, ensure_ascii=False), **values)
 
 
@@ -226,7 +227,8 @@ def _template() -> Template:
     return environment.get_template("report.html")
 
 
-def _write(path: Path, html: str) -> Path:
+def write_page(path: Path, html: str) -> Path:
+    """Write a report, in a folder that is made if it is not there."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(html, encoding="utf-8")
     return path

@@ -54,9 +54,14 @@ def normalised(load_LE: NDArray[Any], num_experts_L: NDArray[Any]) -> NDArray[np
 
 
 def heat_map(
-    panels: Mapping[str, NDArray[np.float64]], row_names: Sequence[str], row_title: str = "layer"
+    panels: Mapping[str, NDArray[np.float64]],
+    row_names: Sequence[str],
+    row_title: str = "layer",
+    *,
+    column_title: str = "expert",
+    measure: str = "load / mean of the layer",
 ) -> Figure:
-    """Normalised loads [rows, E], one panel each, on one colour scale: 1 is even."""
+    """Normalised loads [rows, columns], one panel each, on one colour scale: 1 is even."""
     with matplotlib.rc_context(STYLE):
         num_rows = len(row_names)
         height = 0.55 + len(panels) * (0.55 + 0.16 * max(num_rows, 3))
@@ -74,8 +79,8 @@ def heat_map(
             )
             axis.set_ylabel(row_title)
             axis.spines[:].set_visible(False)
-        axes[-1].set_xlabel("expert")
-        figure.colorbar(image, ax=list(axes), label="load / mean of the layer", fraction=0.03, pad=0.015)
+        axes[-1].set_xlabel(column_title)
+        figure.colorbar(image, ax=list(axes), label=measure, fraction=0.03, pad=0.015)
         return figure
 
 

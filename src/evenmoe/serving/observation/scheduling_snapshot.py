@@ -3,15 +3,29 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import pairwise
+
+from evenmoe.errors import ShapeError
 
 
 @dataclass(frozen=True, kw_only=True)
 class Histogram:
-    """Counts of values up to each bound; the last entry of `counts` is of values above all bounds."""
+    """Counts of values up to each bound; the last entry of `counts` is of values above all bounds.
+
+    Raises ShapeError where bounds do not rise, or counts are not one more than bounds.
+    """
 
     bounds: tuple[float, ...]
     counts: tuple[int, ...]
     sum: float
+
+    def __post_init__(self) -> None:
+        if len(self.counts) != len(self.bounds) + 1:
+            raise ShapeError(
+                f"{len(self.counts)} counts for {len(self.bounds)} bounds: there must be one more"
+            )
+        if any(low >= high for low, high in pairwise(self.bounds)):
+            raise ShapeError(f"bounds {self.bounds} do not rise")
 
 
 @dataclass(frozen=True, kw_only=True)

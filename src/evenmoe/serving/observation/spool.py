@@ -1,7 +1,7 @@
 """Spool: the private folder through which an engine's processes tell each other their snapshots.
 
-An engine's scheduler, workers and HTTP server are processes of one machine and one user. Each writes its own file whole,
-in one step, and reads those of the others.
+An engine's scheduler, workers and HTTP server are processes of one machine and one user. Each writes its own file
+whole, in one step, and reads those of the others.
 """
 
 from __future__ import annotations
