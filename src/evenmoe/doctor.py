@@ -39,6 +39,7 @@ def diagnose() -> list[Finding]:
         _hardware,
         _parallel,
         _optional,
+        _serving,
     )
     findings: list[Finding] = []
     for check in checks:
@@ -137,4 +138,30 @@ def _optional() -> Iterator[Finding]:
         remedy = "unset HF_HUB_OFFLINE to load models by their name"
         yield Finding(
             name="Hugging Face Hub", state="optional", found="switched off by HF_HUB_OFFLINE", remedy=remedy
+        )
+
+
+def _serving() -> Iterator[Finding]:
+    from evenmoe.serving.launch.engines import REMEDIES, missing
+    from evenmoe.serving.launch.traps import of_another_build, vllm_version
+
+    found = vllm_version()
+    if found is None:
+        remedy = f"for evenmoe serve: {REMEDIES['vllm']}"
+        yield Finding(name="vLLM", state="optional", found="absent", remedy=remedy)
+    else:
+        yield Finding(name="vLLM", state="ok", found=found)
+    if lacking := missing("transformers"):
+        remedy = f"for evenmoe serve --engine transformers: {REMEDIES['transformers']}"
+        lacks = f"{', '.join(lacking)} absent"
+        yield Finding(name="Serving by transformers", state="optional", found=lacks, remedy=remedy)
+    else:
+        yield Finding(name="Serving by transformers", state="ok", found="installed")
+    if misfits := of_another_build():
+        yield Finding(
+            name="Companions of torch",
+            state="optional",
+            found=", ".join(f"{name} {version(name)}" for name in misfits)
+            + f" beside torch {version('torch')}",
+            remedy=f"evenmoe serve works around it; for vLLM by itself: pip uninstall {' '.join(misfits)}",
         )

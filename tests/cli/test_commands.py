@@ -113,6 +113,17 @@ def test_doctor_reports_as_data(evenmoe, tmp_path):
     assert "torch" in out
 
 
+def test_doctor_prints_extras_with_their_brackets(evenmoe, monkeypatch):
+    import evenmoe.serving.launch.engines as engines
+    import evenmoe.serving.launch.traps as traps
+
+    monkeypatch.setattr(traps, "vllm_version", lambda: None)
+    monkeypatch.setattr(engines, "missing", lambda engine: ["uvicorn"])
+    out = evenmoe("doctor")[1]
+    assert "pip install 'evenmoe[serve]'" in out
+    assert "pip install 'evenmoe[serve-transformers]'" in out
+
+
 def test_doctor_names_what_is_broken(evenmoe, monkeypatch):
     import evenmoe.doctor as doctor
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rich.markup import escape
 from rich.table import Table
 
 from evenmoe.cli.console import hide_loading_bars, stderr, stdout
@@ -25,7 +26,8 @@ def doctor(json: JsonOption = None) -> None:
     for name in ("what", "state", "found", "what to do"):
         table.add_column(name, overflow="fold")
     for finding in findings:
-        table.add_row(finding.name, MARKS[finding.state], finding.found, finding.remedy)
+        name, found, remedy = map(escape, (finding.name, finding.found, finding.remedy))
+        table.add_row(name, MARKS[finding.state], found, remedy)
     stdout.print(table)
     if json:
         json.parent.mkdir(parents=True, exist_ok=True)

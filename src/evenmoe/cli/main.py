@@ -23,8 +23,10 @@ from evenmoe.cli import (
     place,
     profile,
     report,
+    serve,
     simulate,
     sweep,
+    top,
 )
 from evenmoe.cli.console import stderr
 from evenmoe.errors import EvenMoEError
@@ -51,7 +53,9 @@ app.add_typer(simulate.app, name="simulate")
 app.command("calibrate")(calibrate.calibrate)
 app.command("calibrate-modality")(calibrate_modality.calibrate_modality)
 app.command("break-even")(break_even.break_even)
-app.command("load")(load.load)
+app.command("serve")(serve.serve)
+app.add_typer(load.app, name="load")
+app.command("top")(top.top)
 app.command("doctor")(doctor.doctor)
 
 
