@@ -25,6 +25,7 @@ class Batch:
     """What one forward of a model was given, as far as routing must know it; its tokens are counted row by row.
 
     decode: whether this is one new token per row on a filled KV cache.
+    decode_T: True at new tokens, False at those of prompts, where a batch holds both; None: all are as `decode` says.
     real_T: False at padding; None if all is real. image_T: True at image tokens of a prompt; None if unknown.
     ids_T: the token ids; None where the call brings embeddings.
     occupied_B: rows with any real token, now or in their KV cache; None: all.
@@ -39,6 +40,7 @@ class Batch:
     ids_T: Tensor | None = None
     occupied_B: Tensor | None = None
     length_B: Tensor | None = None
+    decode_T: Tensor | None = None
 
     def row_of_token(self, num_tokens: int) -> Tensor:
         """Return [T]: the row of each token, for as many tokens as a layer was given (a multiple of the rows)."""
@@ -129,17 +131,30 @@ def _packed(
 ) -> Batch:
     """Requests one after the other in a single row, as continuous batching and flattened batches bring them."""
     num_real = int(length_B.sum())
-    places = _tensor(given.get("position_ids"), 2)
-    continued = places is not None and bool((places.reshape(-1)[:num_real] > 0).all())
+    decode_T = _new_tokens(num_tokens, length_B, _tensor(given.get("position_ids"), 2))
+    decode = bool(decode_T[:num_real].all())
     return Batch(
         num_rows=length_B.shape[0],
         num_tokens=num_tokens,
-        decode=continued and int(length_B.max()) == 1,
+        decode=decode,
+        decode_T=None if decode or not bool(decode_T.any()) else decode_T,
         real_T=torch.arange(num_tokens, device=length_B.device) < num_real if num_real < num_tokens else None,
         image_T=image_T,
         ids_T=ids_T,
         length_B=length_B,
     )
+
+
+def _new_tokens(num_tokens: int, length_B: Tensor, places: Tensor | None) -> Tensor:
+    """Return [T]: the tokens of rows that are a single one and not their request's first.
+
+    A prompt that is fed in parts, the last of which is one token, cannot be told from a new token.
+    """
+    decode_T = torch.zeros(num_tokens, dtype=torch.bool, device=length_B.device)
+    if places is not None:
+        single = length_B.cumsum(0)[length_B == 1] - 1
+        decode_T[single] = places.reshape(-1).to(single.device)[single] > 0
+    return decode_T
 
 
 def _fitting(mask_BS: Tensor, inputs: Tensor) -> Tensor:

@@ -131,7 +131,20 @@ class MoELayer:
         return kept_TE
 
     def _acted(self, scores_TE: Tensor, chosen_TE: Tensor, tokens: Tokens, hidden: Tensor) -> Tensor | None:
-        """Return [T, E]: what the policy keeps; None if it lets the call pass."""
+        """Return [T, E]: what runs by the policy's decision; None if it lets the call pass.
+
+        Tokens that the policy is not about keep their experts and take no room.
+        """
+        acting = self.session.acting(tokens, self.site.num_experts, self.site.top_k)
+        if acting is tokens:
+            return self._kept(scores_TE, chosen_TE, tokens, hidden)
+        assert acting.real_T is not None
+        acting_TE = acting.real_T[:, None]
+        kept_TE = self._kept(scores_TE, chosen_TE & acting_TE, acting, hidden)
+        return None if kept_TE is None else torch.where(acting_TE, kept_TE, chosen_TE)
+
+    def _kept(self, scores_TE: Tensor, chosen_TE: Tensor, tokens: Tokens, hidden: Tensor) -> Tensor | None:
+        """Return [T, E]: what the policy keeps of these real tokens' pairs; None if it lets them pass."""
         session, site = self.session, self.site
 
         def context() -> RoutingContext:

@@ -159,11 +159,30 @@ class Session:
         """Into how many parts the policy cuts a batch to count capacity: its source devices, or one."""
         return self.settings.num_devices if getattr(self.policy, "scope", "global") == "local" else 1
 
+    @property
+    def _isolates(self) -> bool:
+        """Whether the policy counts capacity for each request, so that other requests may not decide when it acts."""
+        return getattr(self.policy, "isolation", "batch") != "batch"
+
+    def acting(self, tokens: Tokens, num_experts: int, top_k: int) -> Tokens:
+        """Return the tokens that the policy is about, the others as if padding; all of them are the same object.
+
+        Left out are those of the other phase where both share a call, and under isolation requests with too few tokens.
+        """
+        if self.settings.phases != "both":
+            tokens = tokens.of_phase(decode=self.settings.phases == "decode")
+        if self._isolates and self._is_phase(tokens.decode):
+            least = self.settings.min_tokens or _even_tokens(num_experts, top_k)
+            tokens = tokens.of_rows_with(least)
+        return tokens
+
     def applies(self, decode: bool, num_tokens: int, num_experts: int, top_k: int) -> bool:
         """Return whether the policy acts on a call: its phase is selected and it has enough real tokens."""
-        phase = "decode" if decode else "prefill"
-        least = self.settings.min_tokens or -(-num_experts // top_k) * self._num_capacities
-        return self.settings.phases in ("both", phase) and num_tokens >= least
+        least = self.settings.min_tokens or _even_tokens(num_experts, top_k) * self._num_capacities
+        return self._is_phase(decode) and num_tokens >= (1 if self._isolates else least)
+
+    def _is_phase(self, decode: bool) -> bool:
+        return self.settings.phases in ("both", "decode" if decode else "prefill")
 
     def context(self, layer: int, tokens: Tokens, entropy_T: Tensor | None = None) -> RoutingContext:
         """Return the policy's context for one layer's call. Each forward and layer has its own seed.
@@ -204,6 +223,11 @@ class Session:
                     "rows", device, f"a device from 0 to num_devices - 1 = {self.settings.num_devices - 1}"
                 )
         return tuple(rows)
+
+
+def _even_tokens(num_experts: int, top_k: int) -> int:
+    """Return the number of tokens from which on the even share of an expert is at least one."""
+    return -(-num_experts // top_k)
 
 
 def _expert_map(placement: Placement, layer: int) -> tuple[Tensor | None, Tensor | None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +14,7 @@ from evenmoe.models.batch import Batch
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Tokens:
-    """The tokens that reach one MoE layer. None means: all real, or not known."""
+    """The tokens that reach one MoE layer. None means: all real, or not known; of decode_T: all are as `decode`."""
 
     num_tokens: int
     num_real: int
@@ -24,6 +25,27 @@ class Tokens:
     image_T: Tensor | None
     ids_T: Tensor | None
     group_T: Tensor | None
+    decode_T: Tensor | None = None
+
+    def of_phase(self, *, decode: bool) -> Tokens:
+        """Return the same tokens, where both phases are among them with those of the other one as if padding."""
+        if self.decode_T is None:
+            return self
+        of_phase = dataclasses.replace(self, decode=decode, decode_T=None)
+        return of_phase._only(self.decode_T if decode else ~self.decode_T)
+
+    def of_rows_with(self, least: int) -> Tokens:
+        """Return the same tokens, with those of rows that have fewer than `least` real ones as if padding."""
+        if self.row_T is None or self.num_tokens == 0 or least <= 1:
+            return self
+        row_T = self.row_T if self.real_T is None else self.row_T[self.real_T]
+        count_B = torch.bincount(row_T, minlength=int(self.row_T.max()) + 1)
+        long_B = (count_B >= least) | (count_B == 0)
+        return self if bool(long_B.all()) else self._only(long_B[self.row_T])
+
+    def _only(self, some_T: Tensor) -> Tokens:
+        real_T = some_T if self.real_T is None else some_T & self.real_T
+        return dataclasses.replace(self, num_real=int(real_T.sum()), real_T=real_T)
 
     def subset(self, index: Tensor) -> Tokens:
         """Return the tokens at `index`, for layers that only some of the tokens reach."""
@@ -38,6 +60,7 @@ class Tokens:
             image_T=_take(self.image_T, index),
             ids_T=_take(self.ids_T, index),
             group_T=_take(self.group_T, index),
+            decode_T=_take(self.decode_T, index),
         )
 
 
@@ -58,6 +81,7 @@ def tokens_of(
     real_T = batch.real_T.to(device) if same and batch.real_T is not None else None
     image_T = batch.image_T.to(device) if same and batch.image_T is not None else None
     ids_T = batch.ids_T.to(device) if same and batch.ids_T is not None else None
+    decode_T = batch.decode_T.to(device) if same and batch.decode_T is not None else None
     row_T = batch.row_of_token(num_tokens).to(device)
     return Tokens(
         num_tokens=num_tokens,
@@ -69,6 +93,7 @@ def tokens_of(
         image_T=image_T,
         ids_T=ids_T,
         group_T=None if groups_of_row_BX is None else _group_of_token(groups_of_row_BX, row_T, image_T),
+        decode_T=decode_T,
     )
 
 
