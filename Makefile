@@ -33,7 +33,7 @@ test-vlm: $(VENV)/.dev ## the tests that need lmms-eval and VLMEvalKit, each in 
 # Like the others, but with vLLM and the transformers that it wants.
 $(OUT)/serve_env/.ready: requirements/serve.txt pyproject.toml
 	$(PYTHON) -m venv --clear $(OUT)/serve_env
-	$(OUT)/serve_env/bin/pip --disable-pip-version-check install -q -r requirements/serve.txt
+	$(OUT)/serve_env/bin/pip --disable-pip-version-check install -q --no-compile -r requirements/serve.txt
 	$(OUT)/serve_env/bin/pip --disable-pip-version-check install -q --no-deps -e .
 	@touch $@
 

@@ -3,8 +3,9 @@
 import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-for name in ("COLUMNS", "LINES"):  # a console that is made with them keeps them, and workers of pytest-xdist set them
-    os.environ.pop(name, None)
+# A console that is made with these keeps them, and workers of pytest-xdist set them.
+os.environ.pop("COLUMNS", None)
+os.environ.pop("LINES", None)
 
 import sys
 from pathlib import Path
