@@ -20,10 +20,11 @@ def refusal(status, message):
 
 
 class FakeServer:
-    """Answers each request by `script(body, write)`; keeps the bodies in the order in which they came."""
+    """Answers each request by `script(body, write)`; keeps bodies, paths and ids in the order in which they came."""
 
     def __init__(self, script):
-        self.script, self.bodies, self.paths, self.open, self.most_open = script, [], [], 0, 0
+        self.script, self.open, self.most_open = script, 0, 0
+        self.bodies, self.paths, self.ids, self.tasks = [], [], [], []
 
     @asynccontextmanager
     async def running(self):
@@ -32,9 +33,13 @@ class FakeServer:
             yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
         finally:
             server.close()
+            for task in self.tasks:
+                task.cancel()
+            await asyncio.gather(*self.tasks, return_exceptions=True)
             await server.wait_closed()
 
     async def _serve(self, reader, writer):
+        self.tasks.append(asyncio.current_task())
         head = (await reader.readuntil(b"\r\n\r\n")).decode()
         length = next(
             (
@@ -47,6 +52,17 @@ class FakeServer:
         body = json.loads(await reader.readexactly(length)) if length else {}
         self.bodies.append(body)
         self.paths.append(head.split()[1])
+        self.ids.append(
+            next(
+                (
+                    line[13:].strip()
+                    for line in head.split("\r\n")
+                    if line.lower().startswith("x-request-id:")
+                ),
+                None,
+            )
+        )
+        body["id"] = self.ids[-1]  # as if the client had put it there
         self.open += 1
         self.most_open = max(self.most_open, self.open)
 

@@ -80,6 +80,18 @@ async def talk_nonsense(_body, write):
     await write(OK + b"data: {broken\n\n")
 
 
+async def say_a_number(_body, write):
+    await write(OK + b"data: 3\n\n")
+
+
+async def answer_in_another_form(_body, write):
+    await write(OK + b'data: {"choices": ["hello"]}\n\n')
+
+
+async def say_what_a_terminal_obeys(_body, write):
+    await write(refusal(400, "no\x1b]0;mine\x07\nway " + "x" * 500))
+
+
 async def hang(_body, _write):
     await asyncio.sleep(5)
 
@@ -96,6 +108,9 @@ async def hang_up(_body, _write):
         (stop_early, "cut", "the stream ended"),
         (say_error, "failed", "worker killed"),
         (talk_nonsense, "failed", "no JSON"),
+        (say_a_number, "failed", "no object"),
+        (answer_in_another_form, "failed", "another form"),
+        (say_what_a_terminal_obeys, "refused", "HTTP 400: no ]0;mine  way xxx"),
         (hang, "timeout", "no end within 0.3 s"),
         (hang_up, "failed", "RemoteProtocolError"),
     ],
@@ -112,6 +127,79 @@ def test_each_failure_has_its_name_and_hurts_no_other(script, outcome, words):
     result = summarise(records, seconds)
     assert result.outcomes == {"finished": 2, outcome: 1}
     assert list(result.errors.values()) == [1]
+
+
+def test_each_request_has_an_id_of_its_own_that_the_answer_bears():
+    async def echo(body, write):
+        await write(OK + event("a", id=f"cmpl-{body['id']}") + DONE)
+
+    records, seconds, server = send(echo, planned(0.0, 0.0, 0.0))
+    assert len({record.id for record in records}) == 3
+    assert sorted(server.ids) == [record.id for record in records]
+    assert [record.answer_ids for record in records] == [(f"cmpl-{record.id}",) for record in records]
+    result = summarise(records, seconds)
+    assert (result.lost, result.doubled, result.strayed) == (0, 0, 0)
+
+
+END = {"choices": [{"text": "", "finish_reason": "length"}]}
+
+
+async def answer_twice(_body, write):
+    await write(OK + event("a") + event(**END) + event("a") + event(**END) + DONE)
+
+
+async def talk_after_the_end(_body, write):
+    await write(OK + event("a") + event(**END) + event("b") + DONE)
+
+
+async def answer_again_after_done(_body, write):
+    await write(OK + event("a") + event(**END) + DONE)
+    await write(event("a") + event(**END) + DONE, 0.05)
+
+
+@pytest.mark.parametrize("script", [answer_twice, talk_after_the_end, answer_again_after_done])
+def test_an_answer_that_comes_twice_is_seen(script):
+    async def one_bad(body, write):
+        await (script if body["prompt"] == "bad" else three_tokens)(body, write)
+
+    records, seconds, _server = send(one_bad, planned(0.0) + planned(0.0, text="bad"))
+    result = summarise(records, seconds)
+    assert result.outcomes == {"finished": 2}
+    assert result.doubled == 1
+
+
+def test_a_stream_that_stays_open_after_its_end_costs_no_latency(monkeypatch):
+    monkeypatch.setattr("evenmoe.serving.load.client.AFTER_DONE_S", 0.2)
+
+    async def linger(_body, write):
+        await write(OK + event("a") + DONE)
+        await asyncio.sleep(5)
+
+    (record,), seconds, _server = send(linger, planned(0.0), timeout_s=0.3)
+    assert record.outcome == "finished"
+    assert record.ended_s + 0.1 < seconds
+
+
+def test_interrupted_what_was_open_is_told_and_what_was_not_sent_is_not():
+    async def slow(body, write):
+        if body["prompt"] == "slow":
+            await asyncio.sleep(5)
+        await three_tokens(body, write)
+
+    told = []
+
+    async def run():
+        async with FakeServer(slow).running() as url:
+            plan = planned(0.0) + planned(0.0, text="slow") + planned(30.0)
+            task = asyncio.create_task(run_load(plan, ClientOptions(url=url, model="m"), told.append))
+            await asyncio.sleep(0.5)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+
+    asyncio.run(run())
+    assert sorted((record.index, record.outcome) for record in told) == [(0, "finished"), (1, "interrupted")]
+    assert summarise(told, 1.0).lost == 0
 
 
 def test_nobody_listens():
@@ -133,6 +221,7 @@ def test_chat_and_extra_fields():
     body = server.bodies[0]
     assert body["messages"] == [{"role": "user", "content": "hello"}]
     assert body["ignore_eos"]
+    assert body["stream_options"] == {"include_usage": True}
     assert body["vllm_xargs"] == extra["vllm_xargs"]
 
 

@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-import json
+import contextlib
+import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import httpx2
 
 from evenmoe.errors import ConfigError
+from evenmoe.serving.load.answer import Answer, message_of
 from evenmoe.serving.load.plan import Planned
 from evenmoe.serving.load.record import Outcome, Record
 from evenmoe.simulation.checks import check_number
 
 Progress = Callable[[Record], None]
 """Told of each request that has come to an end."""
+
+AFTER_DONE_S = 1.0
+"""How long a stream may stay open after its end before the client hangs up."""
+
+IDLE_CONNECTION_S = 1.0
+"""How long a connection is kept for the next request: less than any server does, as one that both ends drop at the same
+moment looks like a lost request."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,9 +96,12 @@ async def run_load(
 ) -> tuple[list[Record], float]:
     """Send every request when it is due; return the records in order of the plan, and the seconds of the run.
 
-    Cancelled (Ctrl-C), the open requests are dropped and nothing is returned: what had ended was told to `progress`.
+    Each is sent under an id of its own (X-Request-Id). Cancelled (Ctrl-C), the open requests are dropped and told to
+    `progress` as interrupted, and nothing is returned.
     """
-    limits = httpx2.Limits(max_connections=None, max_keepalive_connections=None)
+    limits = httpx2.Limits(
+        max_connections=None, max_keepalive_connections=None, keepalive_expiry=IDLE_CONNECTION_S
+    )
     timeout = httpx2.Timeout(None)  # a request's own limit is kept below, over all its parts
     async with httpx2.AsyncClient(limits=limits, timeout=timeout, headers=_headers(options.api_key)) as http:
         run = _Run(http, options, progress)
@@ -103,6 +115,7 @@ class _Run:
 
     def __init__(self, http: httpx2.AsyncClient, options: ClientOptions, progress: Progress | None) -> None:
         self._http, self._options, self._progress = http, options, progress
+        self._id = secrets.token_hex(4)
         self._start = time.perf_counter()
 
     def now(self) -> float:
@@ -110,101 +123,66 @@ class _Run:
 
     async def send(self, index: int, planned: Planned) -> Record:
         await asyncio.sleep(planned.at_s - self.now())
-        reply = _Reply(self.now)
-        sent_s = self.now()
-        outcome, error = await self._outcome(planned, reply)
-        record = Record(
-            index=index,
-            topic=planned.topic,
-            planned_s=planned.at_s,
-            sent_s=sent_s,
-            ended_s=self.now(),
-            outcome=outcome,
-            error=error,
-            **reply.fields(),
-        )
-        if self._progress:
-            self._progress(record)
+        answer = Answer(self.now)
+        sent_s, request_id = self.now(), f"{self._id}-{index:06d}"
+        outcome: Outcome = "interrupted"
+        error = ""
+        try:
+            outcome, error = await self._outcome(planned, request_id, answer)
+        finally:  # also when cancelled: what was open then is told as interrupted
+            record = Record(
+                index=index,
+                id=request_id,
+                topic=planned.topic,
+                planned_s=planned.at_s,
+                sent_s=sent_s,
+                ended_s=self.now() if answer.done_s is None else answer.done_s,
+                outcome=outcome,
+                error=error,
+                **answer.fields(),
+            )
+            if self._progress:
+                self._progress(record)
         return record
 
-    async def _outcome(self, planned: Planned, reply: _Reply) -> tuple[Outcome, str]:
+    async def _outcome(self, planned: Planned, request_id: str, answer: Answer) -> tuple[Outcome, str]:
         try:
             async with asyncio.timeout(self._options.timeout_s):
-                return await self._exchange(planned, reply)
+                return await self._exchange(planned, request_id, answer)
         except TimeoutError:
+            if answer.done_s is not None:  # it had ended, and the stream stayed open
+                return "finished", ""
             return "timeout", f"no end within {self._options.timeout_s:g} s"
         except (httpx2.RemoteProtocolError, httpx2.ReadError) as error:
-            return ("cut" if reply.status == 200 else "failed"), _words(error)
-        except httpx2.HTTPError as error:
+            return ("cut" if answer.status == 200 else "failed"), _words(error)
+        except (httpx2.HTTPError, httpx2.InvalidURL) as error:
             return "failed", _words(error)
 
-    async def _exchange(self, planned: Planned, reply: _Reply) -> tuple[Outcome, str]:
-        body = self._options.body(planned)
-        async with self._http.stream("POST", self._options.endpoint, json=body) as answer:
-            reply.status = answer.status_code
-            if answer.status_code != 200:
-                said = (await answer.aread()).decode("utf-8", "replace").strip()
-                outcome: Outcome = "refused" if 400 <= answer.status_code < 500 else "failed"
-                return outcome, f"HTTP {answer.status_code}: {_message(said)}"
-            async for event in httpx2.EventSource(answer):
-                if event.data == "[DONE]":
-                    return "finished", ""
-                error = reply.take(event.data)
+    async def _exchange(self, planned: Planned, request_id: str, answer: Answer) -> tuple[Outcome, str]:
+        body, headers = self._options.body(planned), {"X-Request-Id": request_id}
+        async with self._http.stream("POST", self._options.endpoint, json=body, headers=headers) as response:
+            answer.status = response.status_code
+            if response.status_code != 200:
+                said = (await response.aread()).decode("utf-8", "replace").strip()
+                outcome: Outcome = "refused" if 400 <= response.status_code < 500 else "failed"
+                return outcome, f"HTTP {response.status_code}: {message_of(said)}"
+            events = aiter(httpx2.EventSource(response))
+            async for event in events:
+                error = answer.take(event.data)
                 if error:
                     return "failed", error
+                if answer.done_s is not None:
+                    await _take_what_follows(events, answer)
+                    return "finished", ""
         return "cut", "the stream ended before [DONE]"
 
 
-class _Reply:
-    """What has come of one answer so far."""
-
-    def __init__(self, now: Callable[[], float]) -> None:
-        self._now = now
-        self.status: int | None = None
-        self.first_s: float | None = None
-        self.last_s: float | None = None
-        self.num_prompt_tokens = self.num_tokens = self._pieces = 0
-
-    def take(self, event: str) -> str:
-        """Take one event; return what the server says went wrong, or ""."""
-        try:
-            body = json.loads(event)
-        except ValueError:
-            return f"an event that is no JSON: {event[:80]!r}"
-        if "error" in body:
-            return _message(event)
-        if any(_text(choice) for choice in body.get("choices", ())):
-            self.last_s = self._now()
-            self.first_s = self.last_s if self.first_s is None else self.first_s
-            self._pieces += 1
-        usage = body.get("usage") or {}
-        self.num_prompt_tokens = usage.get("prompt_tokens", self.num_prompt_tokens)
-        self.num_tokens = usage.get("completion_tokens", self.num_tokens)
-        return ""
-
-    def fields(self) -> dict[str, Any]:
-        return {
-            "status": self.status,
-            "first_s": self.first_s,
-            "last_s": self.last_s,
-            "num_prompt_tokens": self.num_prompt_tokens,
-            "num_tokens": self.num_tokens or self._pieces,
-        }
-
-
-def _text(choice: dict[str, Any]) -> str:
-    return str(choice.get("text") or (choice.get("delta") or {}).get("content") or "")
-
-
-def _message(said: str) -> str:
-    """The message of an error as OpenAI-compatible servers wrap it, else what was said, cut to a line."""
-    try:
-        body = json.loads(said)
-    except ValueError:
-        return said[:200]
-    inner = body.get("error", body) if isinstance(body, dict) else body
-    message = inner.get("message", inner) if isinstance(inner, dict) else inner
-    return str(message)[:200]
+async def _take_what_follows(events: AsyncIterator[Any], answer: Answer) -> None:
+    """Read on after [DONE], where nothing should come: a second answer would."""
+    with contextlib.suppress(TimeoutError, httpx2.HTTPError):
+        async with asyncio.timeout(AFTER_DONE_S):
+            async for event in events:
+                answer.take(event.data)
 
 
 def _words(error: Exception) -> str:

@@ -1,16 +1,21 @@
-"""What to send, and when: a trace's arrivals joined with texts."""
+"""What to send, and when: arrivals joined with texts."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 
 from evenmoe.errors import ConfigError
-from evenmoe.simulation.checks import check_int, check_number
+from evenmoe.simulation.checks import check_int
+from evenmoe.simulation.workloads.arrivals import Arrivals, stream
 from evenmoe.simulation.workloads.prompts import Prompt
-from evenmoe.simulation.workloads.traces import Trace
+
+DEFAULT_MAX_TOKENS = 32
+"""Output tokens of a request where arrivals say no lengths and none was given."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,59 +29,73 @@ class Planned:
 
 
 def plan_load(
-    trace: Trace,
+    arrivals: Arrivals,
     prompts: Sequence[Prompt],
     *,
+    num_requests: int,
     speedup: float = 1.0,
-    most_output_tokens: int | None = None,
+    max_tokens: int | None = None,
     seed: int = 0,
 ) -> list[Planned]:
-    """One request per arrival of `trace`, `speedup` times as fast, with the trace's output length.
+    """At most `num_requests` requests, one per arrival and the first of them at once, `speedup` times as fast.
 
-    Texts are taken in a seeded shuffle, all of them before any comes again. Where the trace has topics, a
-    request takes a text of its topic. Raises ConfigError for no prompts, for a speedup that is not
-    above 0, and for a trace with a topic that no prompt has.
+    A request takes a text of its arrival's topic. Texts of a topic are taken in a seeded shuffle, all of them before
+    any comes again. max_tokens: the most output tokens, of arrivals that say how many; of others, each request's.
+    speedup may be infinite: everything at once. Raises ConfigError for no prompts, numbers out of range, and arrivals
+    with a topic that no prompt has.
     """
-    check_number("speedup", speedup, 0.0, above=True)
-    if most_output_tokens is not None:
-        check_int("most_output_tokens", most_output_tokens, 1)
+    check_int("num_requests", num_requests, 1)
+    if not speedup > 0:
+        raise ConfigError("speedup", speedup, "a number above 0")
+    if max_tokens is not None:
+        check_int("max_tokens", max_tokens, 1)
     if not prompts:
         raise ConfigError("prompts", 0, "at least one")
-    decks = _decks(trace, prompts, np.random.default_rng(seed))
-    planned = []
-    for place, (at_s, tokens) in enumerate(zip(trace.times_s, trace.output_tokens, strict=True)):
-        prompt = decks["" if trace.topic_N is None else trace.topics[trace.topic_N[place]]].draw()
-        most = int(tokens) if most_output_tokens is None else min(int(tokens), most_output_tokens)
+    arrivals_rng, texts_rng = np.random.default_rng(seed).spawn(2)
+    decks = {topic: _Deck(texts, texts_rng) for topic, texts in _by_topic(prompts).items()}
+    topics = list(decks)
+    planned: list[Planned] = []
+    start_s = 0.0
+    for arrival in islice(stream(arrivals, arrivals_rng, topics), num_requests):
+        start_s = start_s if planned else arrival.at_s
+        topic = topics[arrival.topic]
+        tokens = arrival.output_tokens or max_tokens or DEFAULT_MAX_TOKENS
         planned.append(
-            Planned(at_s=float(at_s) / speedup, text=prompt.text, topic=prompt.topic, max_tokens=most)
+            Planned(
+                at_s=(arrival.at_s - start_s) / speedup,
+                text=decks[topic].draw(),
+                topic=topic,
+                max_tokens=tokens if max_tokens is None else min(tokens, max_tokens),
+            )
         )
     return planned
 
 
-class _Deck:
-    """Prompts in a seeded order; when all are drawn, shuffled anew."""
+def topic_mix(prompts: Sequence[Prompt]) -> tuple[float, ...]:
+    """The weights of the topics, in order of appearance: how many prompts each has."""
+    return tuple(float(count) for count in Counter(prompt.topic for prompt in prompts).values())
 
-    def __init__(self, prompts: Sequence[Prompt], rng: np.random.Generator) -> None:
-        self._prompts, self._rng = list(prompts), rng
+
+def num_repeated(plan: Sequence[Planned]) -> int:
+    """How many requests ask what an earlier one has asked: a server may remember (prefix caching)."""
+    return len(plan) - len({planned.text for planned in plan})
+
+
+class _Deck:
+    """Texts in a seeded order; when all are drawn, shuffled anew."""
+
+    def __init__(self, texts: Sequence[str], rng: np.random.Generator) -> None:
+        self._texts, self._rng = list(texts), rng
         self._order: list[int] = []
 
-    def draw(self) -> Prompt:
+    def draw(self) -> str:
         if not self._order:
-            self._order = self._rng.permutation(len(self._prompts)).tolist()
-        return self._prompts[self._order.pop()]
+            self._order = self._rng.permutation(len(self._texts)).tolist()
+        return self._texts[self._order.pop()]
 
 
-def _decks(trace: Trace, prompts: Sequence[Prompt], rng: np.random.Generator) -> dict[str, _Deck]:
-    if trace.topic_N is None:
-        return {"": _Deck(prompts, rng)}
-    known = {prompt.topic for prompt in prompts}
-    missing = [topic for topic in trace.topics if topic not in known]
-    if missing:
-        raise ConfigError(
-            "topic",
-            missing[0],
-            f"a topic of the prompts, as {trace.source} has topics: {', '.join(sorted(known))}",
-        )
-    return {
-        topic: _Deck([prompt for prompt in prompts if prompt.topic == topic], rng) for topic in trace.topics
-    }
+def _by_topic(prompts: Sequence[Prompt]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for prompt in prompts:
+        found.setdefault(prompt.topic, []).append(prompt.text)
+    return found

@@ -11,6 +11,9 @@ import numpy as np
 
 from evenmoe.serving.load.record import Record
 
+LATE_S = 0.05
+"""A request that the client sent later than this counts as late."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Percentiles:
@@ -44,10 +47,14 @@ class Percentiles:
 class LoadResult:
     """What users saw.
 
-    offered_per_s: arrivals over their span, None where all come at once.
+    requests: those sent. offered_per_s: arrivals over their span, None where all come at once.
     finished_per_s, tokens_per_s: over the whole run.
-    late: how late the client itself sent requests; where that is not small the client was the bottleneck.
+    late: how late the client itself sent requests, num_late of them by more than LATE_S; where these are not few the
+    client was the bottleneck.
     outcomes: requests by outcome. errors: by message, the most frequent first.
+    lost: requests of which the server never said what became. doubled: requests that were answered more than once, by
+    their own stream or by another's. strayed: requests whose answer bears another request's id; None where the server
+    does not give the ids back.
     """
 
     requests: int
@@ -61,9 +68,13 @@ class LoadResult:
     ttft: Percentiles | None
     tpot: Percentiles | None
     late: Percentiles | None
+    num_late: int
     most_in_flight: int
     outcomes: dict[str, int]
     errors: dict[str, int]
+    lost: int
+    doubled: int
+    strayed: int | None
 
     def as_dict(self) -> dict[str, Any]:
         """The result as data."""
@@ -86,11 +97,33 @@ def summarise(records: Sequence[Record], seconds: float) -> LoadResult:
         latency=Percentiles.of(record.latency_s for record in finished),
         ttft=Percentiles.of(record.ttft_s for record in finished),
         tpot=Percentiles.of(record.tpot_s for record in finished),
-        late=Percentiles.of(record.sent_s - record.planned_s for record in records),
+        late=Percentiles.of(record.late_s for record in records),
+        num_late=sum(record.late_s > LATE_S for record in records),
         most_in_flight=_most_in_flight(records),
         outcomes=dict(Counter(record.outcome for record in records)),
         errors=dict(errors.most_common()),
+        lost=sum(record.is_lost for record in records),
+        doubled=_doubled(records),
+        strayed=_strayed(records),
     )
+
+
+def _doubled(records: Sequence[Record]) -> int:
+    """Requests whose stream held several answers, or whose answer's id another stream bore too."""
+    uses = Counter(answer_id for record in records for answer_id in record.answer_ids)
+    return sum(
+        record.num_answers > 1
+        or len(record.answer_ids) > 1
+        or any(uses[answer_id] > 1 for answer_id in record.answer_ids)
+        for record in records
+    )
+
+
+def _strayed(records: Sequence[Record]) -> int | None:
+    """Requests that another's answer came to. A server gives ids back if any answer's id holds its request's."""
+    answered = [record for record in records if record.answer_ids]
+    own = sum(record.id in record.answer_ids[0] for record in answered)
+    return len(answered) - own if own else None
 
 
 def _most_in_flight(records: Sequence[Record]) -> int:
