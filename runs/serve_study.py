@@ -192,7 +192,7 @@ def table(study: Study, load: float, cells: Sequence[tuple[str, str]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("out/serve_study"))
-    parser.add_argument("--strategies", nargs="+", default=["fcfs", "peak_excess"])
+    parser.add_argument("--strategies", nargs="+", default=["fcfs", "peak_excess", "auto"])
     parser.add_argument("--policies", nargs="+", default=["none", "token_drop"])
     parser.add_argument("--loads", nargs="+", type=float, default=[0.8, 1.4], help="shares of the capacity")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])

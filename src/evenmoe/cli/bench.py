@@ -8,7 +8,14 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from evenmoe.cli import bench_layer, bench_model, bench_saving, bench_scheduler, bench_simulator
+from evenmoe.cli import (
+    bench_admission,
+    bench_layer,
+    bench_model,
+    bench_saving,
+    bench_scheduler,
+    bench_simulator,
+)
 from evenmoe.cli.console import stderr, stdout, write_json
 from evenmoe.cli.options import JsonOption, SeedOption
 
@@ -18,6 +25,7 @@ app.command("model")(bench_model.model)
 app.command("scheduler")(bench_scheduler.scheduler)
 app.command("simulator")(bench_simulator.simulator)
 app.command("saving")(bench_saving.saving)
+app.command("admission")(bench_admission.admission)
 
 
 @app.callback()

@@ -1,9 +1,10 @@
 """Scheduling: which requests share a batch, and which device's share of it each joins. numpy only."""
 
 from evenmoe.scheduling.assignment import ASSIGN_METHODS, AssignMethod, assign
-from evenmoe.scheduling.batch_scheduler import BatchScheduler, Scheduled
+from evenmoe.scheduling.batch_scheduler import BatchScheduler
 from evenmoe.scheduling.config import SchedulerConfig, SchedulingConfig, config_of, read_config
 from evenmoe.scheduling.selecting import STRATEGIES, Options, Strategy, select
+from evenmoe.scheduling.waiting import Scheduled
 from evenmoe.scheduling.window import Window
 
 __all__ = [

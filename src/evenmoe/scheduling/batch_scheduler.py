@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Hashable
 from itertools import islice
 from typing import Any
 
@@ -16,33 +15,8 @@ from evenmoe.errors import ConfigError, ShapeError
 from evenmoe.scheduling.assignment import assign
 from evenmoe.scheduling.config import SchedulerConfig
 from evenmoe.scheduling.selecting import select
-from evenmoe.scheduling.window import Floats, Window, as_loads
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Scheduled:
-    """A request that was handed out in a batch."""
-
-    key: Hashable
-    payload: Any
-    tokens: int
-    arrived_ms: float
-    passed_over: int
-    """Batches that took a younger request before this one."""
-    device: int
-    """Whose share of the batch it joins; 0 where there is one device."""
-
-
-@dataclass(eq=False, slots=True)
-class _Waiting:
-    key: Hashable
-    payload: Any
-    load_X: Floats
-    tokens: int
-    arrived_ms: float
-    leaves_by: int
-    """Under `auto`: how many requests may be gone before it leaves."""
-    passed_over: int = 0
+from evenmoe.scheduling.waiting import Load, Scheduled, Waiting, as_load
+from evenmoe.scheduling.window import Floats, Window
 
 
 class BatchScheduler:
@@ -63,7 +37,7 @@ class BatchScheduler:
         self._lock = threading.RLock()
         self._rng = np.random.default_rng(config.seed)
         # a plain dict that loses its first entries again and again is slow to find the first that is left
-        self._queue: OrderedDict[Hashable, _Waiting] = OrderedDict()
+        self._queue: OrderedDict[Hashable, Waiting] = OrderedDict()
         self._window: Window | None = None if length is None else self._new_window(length)
         self._num_submitted = self._num_handed_out = self._num_cancelled = 0
 
@@ -72,13 +46,25 @@ class BatchScheduler:
         with self._lock:
             return len(self._queue)
 
-    def submit(self, key: Hashable, load_X: ArrayLike, *, tokens: int = 0, payload: Any = None) -> None:
+    def __contains__(self, key: object) -> bool:
+        """Whether this request waits."""
+        with self._lock:
+            return key in self._queue
+
+    def oldest(self, most: int | None = None) -> list[Hashable]:
+        """Those that wait, the oldest first; at most so many."""
+        with self._lock:
+            return list(islice(self._queue, most))
+
+    def submit(self, key: Hashable, load_X: Load, *, tokens: int = 0, payload: Any = None) -> None:
         """Queue a request under a name of its own, with its predicted load vector and its tokens in a batch.
 
+        The load may be a function that gives it, which is called when the request is first compared with others: in a
+        long queue most requests need none yet. Its load is checked then.
         Raises ConfigError for a name that already waits, a load that is negative or not finite, tokens below 0 or above
         the token budget; ShapeError for a load vector of another length than the others.
         """
-        load = _as_load(load_X)
+        load = None if callable(load_X) else as_load(load_X)
         budget = self.config.token_budget
         if tokens < 0 or (budget is not None and tokens > budget):
             allowed = "at least 0" if budget is None else f"from 0 to the token budget, {budget}"
@@ -86,17 +72,32 @@ class BatchScheduler:
         with self._lock:
             if key in self._queue:
                 raise ConfigError("key", key, "a name that no waiting request has")
-            if self._window is None:
-                self._window = self._new_window(len(load))
-            if len(load) != self._window.length:
-                raise ShapeError(
-                    f"a load vector has {len(load)} entries, those of the queue {self._window.length}"
-                )
+            if load is not None:
+                self._check_length(load)
             size = self.config.max_batch_size
             late = max(0, int(self.config.options.max_delay * len(self._queue) / size) - 1)
             leaves_by = self._num_submitted + late * size
-            self._queue[key] = _Waiting(key, payload, load, int(tokens), self._clock(), leaves_by)
+            given = load_X if load is None else ()
+            self._queue[key] = Waiting(
+                key, payload, given, int(tokens), self._clock(), leaves_by, checked_X=load
+            )
             self._num_submitted += 1
+
+    def revise(self, key: Hashable, load_X: ArrayLike) -> bool:
+        """Give a waiting request another load; False where it does not wait. Raises as `submit`."""
+        load = as_load(load_X)
+        with self._lock:
+            waiting = self._queue.get(key)
+            if waiting is None:
+                return False
+            self._check_length(load)
+            if waiting.checked_X is not None and self._window is not None:
+                oldest = islice(self._queue, len(self._window))
+                position = next((index for index, one in enumerate(oldest) if one == key), None)
+                if position is not None:
+                    self._window.replace(position, load)
+            waiting.checked_X, waiting.given = load, ()
+            return True
 
     def cancel(self, key: Hashable) -> bool:
         """Take a request out of the queue; False where it does not wait (any more)."""
@@ -150,28 +151,43 @@ class BatchScheduler:
                 return None
             candidates = list(islice(self._queue.values(), self.config.window_size))
             picked = self._pick(candidates, room or self.config.max_batch_size, most_tokens, running_X)
-            batch = [candidates[index] for index in picked]
-            is_picked = set(picked)
-            for index in range(max(picked)):
-                candidates[index].passed_over += index not in is_picked
-            assert self._window is not None
-            if in_window := [index for index in picked if index < len(self._window)]:
-                self._window.remove(in_window)
-            for waiting in batch:
-                del self._queue[waiting.key]
-            self._num_handed_out += len(batch)
-            self._check_if_idle()
-            return [
-                Scheduled(
-                    key=waiting.key,
-                    payload=waiting.payload,
-                    tokens=waiting.tokens,
-                    arrived_ms=waiting.arrived_ms,
-                    passed_over=waiting.passed_over,
-                    device=device,
-                )
-                for waiting, device in zip(batch, self._devices(batch), strict=True)
-            ]
+            return self._hand_out(candidates, picked)
+
+    def plan(
+        self, *, room: int, running_X: Load | None = None, taken: Collection[Hashable] = ()
+    ) -> list[Hashable]:
+        """Whom `next_batch` would pick, in the order of picking; nobody leaves the queue until `take`.
+
+        For engines that find out one by one who fits. `taken` of this queue are decided on: they count as picked,
+        beside `room` others. running_X may be a function, which is called only where there is a choice to make.
+        Raises ConfigError and ShapeError as `next_batch`.
+        """
+        if room < 1:
+            raise ConfigError("room", room, "at least 1")
+        with self._lock:
+            candidates = list(islice(self._queue.values(), self.config.window_size + len(taken)))
+            decided = [index for index, waiting in enumerate(candidates) if waiting.key in taken]
+            if len(decided) == len(candidates):
+                return []
+            picked = self._pick(candidates, room + len(decided), None, running_X, decided)
+            return [candidates[index].key for index in picked[len(decided) :]]
+
+    def take(self, keys: Collection[Hashable]) -> list[Scheduled]:
+        """Hand these out as one batch, by age; older ones that stay were passed over. Raises ConfigError for others."""
+        with self._lock:
+            missing = next((key for key in keys if key not in self._queue), None)
+            if missing is not None:
+                raise ConfigError("key", missing, "the name of a waiting request")
+            wanted = set(keys)
+            candidates: list[Waiting] = []
+            picked: list[int] = []
+            for index, waiting in enumerate(self._queue.values()):
+                if len(picked) == len(wanted):
+                    break
+                candidates.append(waiting)
+                if waiting.key in wanted:
+                    picked.append(index)
+            return self._hand_out(candidates, picked) if picked else []
 
     def check_integrity(self) -> None:
         """Raise AssertionError where a request was lost or doubled: a bug of ours. Runs whenever the queue empties."""
@@ -182,7 +198,7 @@ class BatchScheduler:
                     f"{self._num_submitted} submitted, but {self._num_handed_out} handed out, {self._num_cancelled} "
                     f"cancelled and {len(self._queue)} waiting"
                 )
-            in_window = 0 if self._window is None else len(self._window)
+            in_window = self._num_in_window
             if in_window > len(self._queue):
                 raise AssertionError(f"{in_window} requests in the window, {len(self._queue)} waiting")
             if self._window is not None and in_window:
@@ -190,19 +206,46 @@ class BatchScheduler:
                 if not np.array_equal(self._window.loads().reshape(queued_WX.shape), queued_WX):
                     raise AssertionError("the window's loads are not those of the oldest waiting requests")
 
+    def _hand_out(self, candidates: list[Waiting], picked: list[int]) -> list[Scheduled]:
+        """Take those picked of the oldest out of the queue."""
+        batch = [candidates[index] for index in picked]
+        is_picked = set(picked)
+        for index in range(max(picked)):
+            candidates[index].passed_over += index not in is_picked
+        if in_window := [index for index in picked if index < self._num_in_window]:
+            assert self._window is not None
+            self._window.remove(in_window)
+        for waiting in batch:
+            del self._queue[waiting.key]
+        self._num_handed_out += len(batch)
+        self._check_if_idle()
+        return [
+            Scheduled(
+                key=waiting.key,
+                payload=waiting.payload,
+                tokens=waiting.tokens,
+                arrived_ms=waiting.arrived_ms,
+                passed_over=waiting.passed_over,
+                device=device,
+            )
+            for waiting, device in zip(batch, self._devices(batch), strict=True)
+        ]
+
     def _pick(
         self,
-        candidates: list[_Waiting],
+        candidates: list[Waiting],
         room: int,
         most_tokens: int | None,
-        running_X: ArrayLike | None,
+        running_X: Load | None,
+        decided: Collection[int] = (),
     ) -> list[int]:
-        """Indices of the candidates that run: those passed over often enough first, then as the strategy says."""
-        assert self._window is not None
+        """Indices of the candidates that run: decided on, passed over often enough, then as the strategy says."""
         bound = self.config.max_passed_over
         first = [index for index, waiting in enumerate(candidates) if waiting.passed_over >= bound]
         budget, tokens_W = self._limits(candidates, most_tokens)
-        if running_X is None and not (first and first[0] == 0):
+        if decided:
+            first = [*decided, *(index for index in first if index not in decided)]
+        elif running_X is None and not (first and first[0] == 0):
             first = [0, *first]
         if self.config.strategy == "auto":
             first += self._not_later(candidates, room, first, tokens_W, budget)
@@ -210,25 +253,23 @@ class BatchScheduler:
         if budget is None and is_settled:
             # there is nothing to choose, so that the window need not know of those who come and go meanwhile
             return list(dict.fromkeys([*first, *range(len(candidates))]))[:room]
-        late = candidates[len(self._window) :]
-        if late:
-            self._window.add([waiting.load_X for waiting in late])
+        window = self._filled_window(candidates)
         picked = select(
             self.config.strategy,
-            self._window,
+            window,
             room,
             rng=self._rng,
             first=first,
             tokens_W=tokens_W,
             token_budget=budget,
-            base_X=running_X,
+            base_X=running_X() if callable(running_X) else running_X,
             options=self.config.options,
         )
         return [int(index) for index in picked]
 
     def _not_later(
         self,
-        candidates: list[_Waiting],
+        candidates: list[Waiting],
         room: int,
         first: list[int],
         tokens_W: list[int] | None,
@@ -248,7 +289,7 @@ class BatchScheduler:
             found.append(index)
         return found
 
-    def _devices(self, batch: list[_Waiting]) -> list[int]:
+    def _devices(self, batch: list[Waiting]) -> list[int]:
         """The device whose share each request of the batch joins."""
         if self.config.num_devices == 1:
             return [0] * len(batch)
@@ -262,7 +303,7 @@ class BatchScheduler:
         return [int(device) for device in device_B]
 
     def _limits(
-        self, candidates: list[_Waiting], most_tokens: int | None
+        self, candidates: list[Waiting], most_tokens: int | None
     ) -> tuple[int | None, list[int] | None]:
         """The tokens of a batch, and those that each candidate counts for; None where there is no limit."""
         budget = self.config.token_budget
@@ -271,17 +312,31 @@ class BatchScheduler:
             return budget, [min(waiting.tokens, budget) for waiting in candidates]
         return budget, None if budget is None else [waiting.tokens for waiting in candidates]
 
+    @property
+    def _num_in_window(self) -> int:
+        return 0 if self._window is None else len(self._window)
+
+    def _filled_window(self, candidates: list[Waiting]) -> Window:
+        """The window of these oldest requests; loads of those that are new in it are predicted and checked now."""
+        if late := candidates[self._num_in_window :]:
+            for waiting in late:
+                self._check_length(waiting.load_X)
+            assert self._window is not None
+            self._window.add([waiting.load_X for waiting in late])
+        assert self._window is not None
+        return self._window
+
+    def _check_length(self, load_X: Floats) -> None:
+        if self._window is None:
+            self._window = self._new_window(len(load_X))
+        if len(load_X) != self._window.length:
+            raise ShapeError(
+                f"a load vector has {len(load_X)} entries, those of the queue {self._window.length}"
+            )
+
     def _new_window(self, length: int) -> Window:
         return Window(length, num_layers=self.config.num_layers)
 
     def _check_if_idle(self) -> None:
         if not self._queue:
             self.check_integrity()
-
-
-def _as_load(load_X: ArrayLike) -> Floats:
-    """[X]: a checked copy. Raises as `as_loads` does, which is only asked where two cheaper questions leave a doubt."""
-    load = np.array(load_X, dtype=np.float64)
-    if load.ndim == 1 and load.size and np.minimum.reduce(load) >= 0 and load @ load < np.inf:
-        return load
-    return np.asarray(as_loads(load[None])[0])

@@ -14,6 +14,9 @@ import numpy as np
 from evenmoe.scheduling.picking import Picking
 from evenmoe.scheduling.window import SHORT, Floats, Window, age_terms
 
+_MOST_AT_ONCE = 1 << 21
+"""Multiplications of one table of products; above it those that are kept from one decision to the next are used."""
+
 
 def greedy_variance(window: Window, picking: Picking) -> None:
     """Add the candidate with the least Var(l + v)."""
@@ -69,10 +72,11 @@ def _scores(
     """[W] each candidate's score beside the batch so far, and what gives a request's products with all others.
 
     own_share: how much of a candidate's product with itself is in its score.
-    Short windows make one table of products: cheaper than a row at a time.
+    Short windows make one table of products: cheaper than a row at a time, unless vectors are long and products kept.
     """
     row_of: Callable[[int], Floats] = window.centred_dots if centred else window.dots
-    if len(window) <= SHORT:
+    all_at_once = len(window) ** 2 * window.length <= _MOST_AT_ONCE or not window.keep_products
+    if len(window) <= SHORT and all_at_once:
         dot_WW = window.all_dots(centred=centred)
         row_of, own_W = list(dot_WW).__getitem__, dot_WW.diagonal()
     else:

@@ -79,6 +79,13 @@ class Window:
         self._is_whole = False
         self._has_products_R[row_N] = self._is_complete = False
 
+    def replace(self, index: int, load_X: Floats) -> None:
+        """Give one request another load vector [X], as `as_loads` checks them."""
+        row = self._row_W[index]
+        self._load_RX[row] = load_X
+        self._total_R[row], self._norm_R[row] = load_X.sum(), load_X @ load_X
+        self._has_products_R[row] = self._is_complete = False
+
     def remove(self, indices: Sequence[int] | Ints) -> None:
         """Take out the requests at `indices`; those that stay keep their order."""
         stays_W = np.ones(len(self), dtype=bool)

@@ -21,7 +21,7 @@ from pydantic import (
 
 from evenmoe.errors import ConfigError, FileFormatError
 from evenmoe.routing import Policy, make_policy, option_names
-from evenmoe.scheduling import STRATEGIES
+from evenmoe.scheduling import STRATEGIES, Options
 
 
 def _infinity(gamma: object) -> object:
@@ -34,6 +34,21 @@ def _gamma_as_json(gamma: float) -> float | str:
 
 Gamma = Annotated[float, BeforeValidator(_infinity), Field(gt=0), PlainSerializer(_gamma_as_json)]
 """A capacity factor; "inf" in JSON and TOML is no limit."""
+
+
+NEED_NO_LOADS = ("fcfs", "random", "auto")
+"""Strategies that act, or may be configured, where nothing predicts loads."""
+
+STRATEGY_OPTIONS: dict[str, tuple[str, ...]] = {
+    "power_of_d": ("num_choices",),
+    "power_of_d_dot": ("num_choices",),
+    "peak_excess": ("exchanges",),
+    "auto": ("exchanges", "min_depth", "min_gain", "max_delay"),
+}
+
+
+CHOOSE_ON_THEIR_DEVICE = ("expanded_drop", "fill")
+"""Policies that give a token experts which the model did not choose, of the device that the token is on."""
 
 
 class _Part(BaseModel):
@@ -58,8 +73,16 @@ class RoutingConfig(_Part):
     seed: Annotated[int, Field(ge=0)] = 0
 
     @model_validator(mode="after")
-    def _policy_exists(self) -> RoutingConfig:
-        self.build()
+    def _policy_can_act(self) -> RoutingConfig:
+        policy = self.build()
+        isolation = getattr(policy, "isolation", "batch")
+        if isolation != "batch" and self.num_devices > 1 and policy.name in CHOOSE_ON_THEIR_DEVICE:
+            raise ConfigError(
+                "num_devices",
+                self.num_devices,
+                f"1 with {policy.name} and isolation = {isolation!r}: it chooses among the experts of a request's "
+                "device, and which one that is depends on the other requests of the step",
+            )
         return self
 
     def build(self) -> Policy:
@@ -71,21 +94,35 @@ class RoutingConfig(_Part):
             raise ConfigError("gamma", self.gamma, f"left out with {self.policy}, which has no capacity")
         return make_policy(self.policy, **options)
 
+    @property
+    def isolates_prompts(self) -> bool:
+        """Whether a prompt is promised what its neighbours cannot take from it: it must be computed whole, by itself.
+
+        Pieces whose size depends on the neighbours' tokens, and keys and values that another request left in a cache,
+        have other capacities than the request has alone.
+        """
+        policy = self.build()
+        is_limited = not math.isinf(getattr(policy, "gamma", 0.0))
+        return is_limited and getattr(policy, "isolation", "batch") != "batch" and self.phases != "decode"
+
 
 class SchedulingConfig(_Part):
     """Which waiting requests join a step."""
 
     strategy: str = "auto"
+    """One of `evenmoe.scheduling.STRATEGIES`. Without a predictor: fcfs, random, or auto, which then is fcfs."""
+    options: Mapping[str, int | float] = {}
+    """Settings of the strategy that differ from its defaults, such as min_gain = 0.05 of auto."""
     window_size: Annotated[int, Field(ge=1)] = 64
     """The oldest waiting requests that a choice is made among."""
     max_passed_over: Annotated[int, Field(ge=0)] = 16
     """Steps that may admit a younger request instead of this one; then it goes before all others."""
     predictor: Literal["token-prior", "client", "none"] = "none"
-    """Where a request's expected load comes from; "client": from the request itself, else none."""
+    """Where a request's expected load comes from; "client": from the request itself, else it is taken as usual."""
     prior: str | None = None
     """The token prior's file."""
     feedback: bool = True
-    """Correct predictions by the loads that the worker observes."""
+    """Correct predictions by the loads that the worker observes; without it they are only compared."""
     seed: Annotated[int, Field(ge=0)] = 0
 
     @field_validator("strategy")
@@ -103,17 +140,46 @@ class SchedulingConfig(_Part):
             )
         return self
 
+    @model_validator(mode="after")
+    def _strategy_can_act(self) -> SchedulingConfig:
+        if self.predictor == "none" and self.strategy not in NEED_NO_LOADS:
+            allowed = "token-prior or client with strategy " + self.strategy + ", which chooses by loads"
+            raise ConfigError("predictor", self.predictor, allowed)
+        self.strategy_options()
+        return self
+
+    def strategy_options(self) -> Options:
+        """The strategy's settings. Raises ConfigError for those that there are not, or that another strategy has."""
+        known = STRATEGY_OPTIONS.get(self.strategy, ())
+        for name in self.options:
+            if name not in known:
+                has = "has " + ", ".join(known) if known else "has none"
+                raise ConfigError(f"options.{name}", self.options[name], f"left out: {self.strategy} {has}")
+        try:
+            return Options(**dict(self.options))  # type: ignore[arg-type]
+        except ConfigError as error:
+            raise ConfigError(f"options.{error.field}", error.value, error.allowed) from error
+
 
 class MetricsConfig(_Part):
     """What is told about loads. Which experts a request used nearly reveals its text."""
 
     enabled: bool = True
+    """Show them on `/metrics`. The engine's own scheduler learns from the same sums either way."""
     least_requests: Annotated[int, Field(ge=1)] = 8
-    """Counters move only by sums over at least this many requests."""
+    """Counters move only by sums over at least this many requests; 1 needs `per_request_loads`."""
     interval_s: Annotated[float, Field(gt=0)] = 1.0
     """How often counters move, at most."""
     per_request_loads: bool = False
-    """Give the loads of single requests out of the process, to the scheduler of a distributed engine and to logs."""
+    """Let the loads of single requests leave the process that routes them, with `least_requests` = 1 alone; vLLM's
+    worker then also keeps a log of them in the spool."""
+
+    @model_validator(mode="after")
+    def _single_requests_are_asked_for(self) -> MetricsConfig:
+        if self.per_request_loads != (self.least_requests == 1):
+            allowed = "1 with per_request_loads = true, and at least 2 without it"
+            raise ConfigError("least_requests", self.least_requests, allowed)
+        return self
 
 
 class ServingConfig(_Part):

@@ -77,6 +77,12 @@ class Feedback:
         return bool(self._cosines[1] >= self._cosines[2])
 
     @property
+    def mean_LE(self) -> Floats:
+        """[L, E]: observed pairs per token, of late; even before any."""
+        even = self.top_k / self.num_experts
+        return np.asarray((self._all.observed_LE + even) / (self._all.tokens + 1.0))
+
+    @property
     def cosines(self) -> dict[str, float]:
         """Recent mean cosine with the observed loads: "predicted", "corrected", and "mean"; NaN before any."""
         recent = self._cosines / self._weight if self._weight else np.full(3, np.nan)
@@ -85,7 +91,7 @@ class Feedback:
     def predict(self, ids_T: ArrayLike, topic: str | None = None) -> Floats:
         """[L, E]: expected pairs of the prompt, corrected."""
         predicted_LE = self.predictor.predict(ids_T, topic)
-        return self.correct(predicted_LE, topic) if self.trusted else self._mean() * len(as_ids(ids_T))
+        return self.correct(predicted_LE, topic) if self.trusted else self.mean_LE * len(as_ids(ids_T))
 
     def observe(self, ids_T: ArrayLike, load_LE: ArrayLike, topic: str | None = None) -> None:
         """Learn the true load [L, E] of a prompt. Raises ShapeError and ConfigError for what is no load."""
@@ -99,7 +105,7 @@ class Feedback:
         if num_tokens < 1:
             raise ConfigError("num_tokens", num_tokens, "at least 1")
         decay = decay_of(num_tokens, self.half_life_tokens)
-        guesses = (predicted_LE, self.correct(predicted_LE, topic), self._mean() * num_tokens)
+        guesses = (predicted_LE, self.correct(predicted_LE, topic), self.mean_LE * num_tokens)
         self._cosines = decay * self._cosines + [num_tokens * cosine(guess, load).mean() for guess in guesses]
         self._weight = decay * self._weight + num_tokens
         if topic is not None:
@@ -118,11 +124,6 @@ class Feedback:
     @property
     def _start(self) -> float:
         return _EVEN_TOKENS * self.top_k / self.num_experts
-
-    def _mean(self) -> Floats:
-        """[L, E]: observed pairs per token."""
-        even = self.top_k / self.num_experts
-        return np.asarray((self._all.observed_LE + even) / (self._all.tokens + 1.0))
 
     def _empty(self) -> _Sums:
         shape = (self.num_layers, self.num_experts)

@@ -50,9 +50,9 @@ def _check_graphs(vllm_config: Any) -> None:
 
 def _check_isolation(vllm_config: Any, routing: RoutingConfig) -> None:
     """A request's share of capacity is counted in its own tokens of a step: neighbours must not decide how many."""
-    policy = routing.build()
-    if not limits_requests(policy) or routing.phases == "decode":
+    if not routing.isolates_prompts:
         return
+    policy = routing.build()
     setting = f"with isolation = {getattr(policy, 'isolation', None)!r} for prompts"
     if vllm_config.cache_config.enable_prefix_caching:
         raise ConfigError(
@@ -71,12 +71,6 @@ def _check_isolation(vllm_config: Any, routing: RoutingConfig) -> None:
 def never_acts(policy: Policy) -> bool:
     """Whether the policy lets everything pass, whatever the step."""
     return isinstance(policy, Baseline) or (policy.has_capacity and getattr(policy, "gamma", 1.0) == math.inf)
-
-
-def limits_requests(policy: Policy) -> bool:
-    """Whether the policy limits each request by itself."""
-    isolation, gamma = getattr(policy, "isolation", "batch"), getattr(policy, "gamma", 1.0)
-    return isolation != "batch" and gamma != math.inf
 
 
 def check_images(policy: Policy) -> None:

@@ -18,8 +18,8 @@ class AdmissionQueue(RequestQueue):  # type: ignore[misc]
     submit: tells the admission of a request. order: whom to try in a step, asked when it first looks. priority_of: the
     smaller, the sooner.
 
-    What `peek_request` shows is what `pop_request` takes. A request that is popped and prepended in one step was tried in
-    vain; one that is prepended without was preempted. Both then go first, as in vLLM's own queue.
+    What `peek_request` shows is what `pop_request` takes. A request that is popped and prepended in one step was tried
+    in vain; one that is prepended without was preempted. Both then go first, as in vLLM's own queue.
     """
 
     def __init__(

@@ -27,7 +27,7 @@ from evenmoe.serving.vllm.settings import KEY, settings_of
 LOOK_EVERY_S = 0.05
 """How often the worker's loads are looked for, at most: they are then a few steps old."""
 
-CACHE_LOOKUPS = 8
+CACHE_LOOKUPS = 4
 """Waiting requests whose prefix cache hits are looked up anew in each step."""
 
 logger = logging.getLogger(__name__)
