@@ -133,7 +133,9 @@ def send(study: Study, url: str, traffic: Sequence[str], path: Path, seed: int, 
     command = [program(), "load", url, *traffic, "--prompts", str(study.prompts), "--ignore-eos"]
     command += ["--requests", str(study.requests), "--max-tokens", str(MAX_TOKENS), "--warm-up", str(WARM_UP)]
     command += ["--seed", str(seed), "--json", str(path)]
-    subprocess.run([*command, "--label", label] if label else command, check=True)
+    status = subprocess.run([*command, "--label", label] if label else command, check=False).returncode
+    if status > 1:  # 1: some request did not finish, which the result tells
+        raise SystemExit(status)
 
 
 def run(study: Study) -> None:

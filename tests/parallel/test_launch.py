@@ -202,6 +202,7 @@ def _end_launch(folder: Path, number: signal.Signals, whole_group: bool):
 def _launch_for_ever(folder: Path, pipe) -> None:
     os.setpgid(0, 0)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
     try:
         launch(workers.wait_forever, num_ranks=2, args=(folder,))
     except BaseException as error:

@@ -167,7 +167,13 @@ def test_an_interrupted_run_keeps_what_it_knows(files, server):
         "--json", files / "load.json", "--records", files / "records.jsonl",
     ]  # fmt: skip
     (files / "slow.txt").write_text("slow\n", encoding="utf-8")
-    command = [sys.executable, "-c", "from evenmoe.cli.main import run; run()", *map(str, words)]
+    unignored = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"  # as it is in the background
+    command = [
+        sys.executable,
+        "-c",
+        f"{unignored}; from evenmoe.cli.main import run; run()",
+        *map(str, words),
+    ]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     while not any(body.get("prompt") == "slow" for body in server.bodies):
         assert process.poll() is None

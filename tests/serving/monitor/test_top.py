@@ -211,6 +211,15 @@ def interrupted_when(process, is_time, timeout_s=60.0):
     return process.wait(30)
 
 
+# Ctrl-C is ignored where the tests run in the background.
+RUN = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from evenmoe.cli.main import run
+run()
+"""
+
+
 @pytest.mark.slow
 def test_lines_where_the_output_is_no_terminal(tmp_path):
     server = MetricsServer(metrics_page(counted(2)))
@@ -219,7 +228,7 @@ def test_lines_where_the_output_is_no_terminal(tmp_path):
         command = [
             sys.executable,
             "-c",
-            "from evenmoe.cli.main import run; run()",
+            RUN,
             "top",
             url,
             "--interval",
@@ -230,7 +239,7 @@ def test_lines_where_the_output_is_no_terminal(tmp_path):
         )
         assert process.stdout is not None
         stream = process.stdout
-        reader = threading.Thread(target=lambda: lines.extend(iter(stream.readline, "")))
+        reader = threading.Thread(target=lambda: lines.extend(iter(stream.readline, "")), daemon=True)
         reader.start()
 
         def moved():
@@ -238,7 +247,10 @@ def test_lines_where_the_output_is_no_terminal(tmp_path):
                 server.page = metrics_page(counted(3))
             return any("requests/s" in line for line in lines)
 
-        assert interrupted_when(process, moved) == 0
+        try:
+            assert interrupted_when(process, moved) == 0
+        finally:
+            process.kill()
         reader.join()
     assert "straggler factor 1.000, dropped 0.0 %; of 2 requests told before this view began" in lines[0]
     assert json.loads((tmp_path / "top.json").read_text())["told"]["loads"]["num_steps"] == 1
@@ -264,7 +276,7 @@ def test_a_terminal_is_redrawn_and_outlives_the_server():
             [
                 sys.executable,
                 "-c",
-                "from evenmoe.cli.main import run; run()",
+                RUN,
                 "top",
                 url,
                 "--interval",

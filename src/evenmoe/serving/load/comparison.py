@@ -40,6 +40,7 @@ FIGURES = (
     Figure(name="first token P50, s", path=("result", "ttft", "p50"), digits=3),
     Figure(name="first token P99, s", path=("result", "ttft", "p99"), digits=3),
     Figure(name="per token, ms", path=("result", "tpot", "mean"), scale=1000, digits=1),
+    Figure(name="lost", path=("result", "lost"), digits=0, is_absolute=True),
     Figure(name="straggler factor", path=("server", "loads", "straggler_factor"), digits=3),
     Figure(name="dropped, %", path=("server", "loads", "drop_rate"), scale=100, digits=1, is_absolute=True),
     Figure(name="passed over, mean", path=("server", "scheduling", "mean_passed_over"), is_absolute=True),
