@@ -25,6 +25,8 @@ STOP_S = 60.0
 READY = re.compile(r"Ready after .*: (http://\S+)")
 SMALL = ("--enforce-eager", "--max-num-batched-tokens", "1024")
 """What makes vLLM start fast on few cores."""
+ENVIRONMENT = dict(os.environ)
+"""As it was before an engine in this process put its own settings into it."""
 
 
 class ServingProcess:
@@ -33,7 +35,7 @@ class ServingProcess:
     def __init__(self, arguments: list[str], environment: Mapping[str, str]) -> None:
         self.process = subprocess.Popen(
             [sys.executable, "-c", "from evenmoe.cli.main import run; run()", *arguments],
-            env={**os.environ, "COLUMNS": "200", **environment},
+            env={**ENVIRONMENT, "COLUMNS": "200", **environment},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -104,7 +104,8 @@ def spool(tmp_path, monkeypatch):
     """A spool of our own behind the metrics of this process, which no engine writes to."""
     from evenmoe.serving.vllm import exporter
 
-    for collector in exporter._collectors:
+    earlier = tuple(exporter._collectors)  # there is one where a test before ran an engine in this process
+    for collector in earlier:
         REGISTRY.unregister(collector)
     monkeypatch.setattr(exporter, "_collectors", [])
     monkeypatch.setattr(MultiProcessCollector, "collect", MultiProcessCollector.collect)
@@ -113,6 +114,8 @@ def spool(tmp_path, monkeypatch):
     yield found
     for collector in exporter._collectors:
         REGISTRY.unregister(collector)
+    for collector in earlier:
+        REGISTRY.register(collector)
 
 
 @pytest.mark.parametrize("servers", ["one", "several"])
