@@ -22,7 +22,7 @@ test-fast: $(VENV)/.dev ## the suite without the tests marked slow
 	$(PYTEST) -m "not slow"
 
 test-serve: $(OUT)/serve_env/.ready ## the tests that need vLLM, in an environment of its own
-	HF_HUB_OFFLINE=1 $(OUT)/serve_env/bin/python -m pytest -m serve tests/serve
+	HF_HUB_OFFLINE=1 $(OUT)/serve_env/bin/python -m pytest -m serve -n 2 --dist loadfile tests/serve
 
 test-vlm: $(VENV)/.dev ## the tests that need lmms-eval and VLMEvalKit, each in an environment of its own
 	BASE=$(VENV) sh tools/vlm_env/lmms_eval.sh $(OUT)/vlm_env/lmms_eval
@@ -30,10 +30,12 @@ test-vlm: $(VENV)/.dev ## the tests that need lmms-eval and VLMEvalKit, each in 
 	BASE=$(VENV) sh tools/vlm_env/vlmevalkit.sh $(OUT)/vlm_env/vlmevalkit
 	HF_HUB_OFFLINE=1 $(OUT)/vlm_env/vlmevalkit/bin/python -m pytest -m vlm tests/vlm/test_vlmevalkit.py
 
-# Like the others, but with vLLM and the transformers that it wants.
+# Like the others, but with vLLM and the transformers that it wants. Compiled side by side, and once: every start of a
+# server imports vLLM three times, and some environments never keep what an import compiles.
 $(OUT)/serve_env/.ready: requirements/serve.txt pyproject.toml
 	$(PYTHON) -m venv --clear $(OUT)/serve_env
 	$(OUT)/serve_env/bin/pip --disable-pip-version-check install -q --no-compile -r requirements/serve.txt
+	$(OUT)/serve_env/bin/python -m compileall -q -j 0 $(OUT)/serve_env/lib >/dev/null || true
 	$(OUT)/serve_env/bin/pip --disable-pip-version-check install -q --no-deps -e .
 	@touch $@
 

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from inspect import unwrap
 from itertools import pairwise
 
 import pytest
@@ -108,7 +109,7 @@ def spool(tmp_path, monkeypatch):
     for collector in earlier:
         REGISTRY.unregister(collector)
     monkeypatch.setattr(exporter, "_collectors", [])
-    monkeypatch.setattr(MultiProcessCollector, "collect", MultiProcessCollector.collect)
+    monkeypatch.setattr(MultiProcessCollector, "collect", unwrap(MultiProcessCollector.collect))
     found = Spool(tmp_path)
     exporter.export_metrics(found)
     yield found

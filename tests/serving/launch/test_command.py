@@ -254,6 +254,14 @@ class TestTraps:
         assert run(tmp_path, code, trap=True, hidden="torchaudio,torchcodec").stdout == "None True\n"
         assert "None" not in run(tmp_path, code, trap=True).stdout
 
+    def test_hiding_keeps_the_search_a_method_of_its_class(self, tmp_path):
+        code = (
+            "from importlib.machinery import PathFinder\n"
+            "class Kept: find = PathFinder.find_spec\n"
+            "print(Kept().find('torchaudio'), Kept().find('json') is not None)"
+        )
+        assert run(tmp_path, code, trap=True, hidden="torchaudio").stdout == "None True\n"
+
     def test_a_broken_torchvision_can_be_imported_by_children_of_children(self, tmp_path):
         make_torchvision(tmp_path, has_ops=False)
         assert run(tmp_path, "import torchvision; print(torchvision.made)", trap=False).returncode == 1

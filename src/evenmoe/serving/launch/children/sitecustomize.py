@@ -49,13 +49,14 @@ def install() -> None:
 def _hide(packages: Collection[str]) -> None:
     find = PathFinder.find_spec
 
+    # A method of the class, as before: pytest keeps it as an attribute of a class of its own.
     def find_others(
-        name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+        _: type[PathFinder], name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         return None if name.partition(".")[0] in packages else find(name, path, target)
 
     if packages:
-        PathFinder.find_spec = staticmethod(find_others)  # type: ignore[method-assign, assignment]
+        PathFinder.find_spec = classmethod(find_others)  # type: ignore[method-assign, assignment]
 
 
 def _operators_loaded() -> bool:
