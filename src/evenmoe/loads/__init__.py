@@ -1,7 +1,14 @@
 """Expert loads: what was routed, the metrics that say how even it was, and the files that keep it."""
 
 from evenmoe.loads.expert_loads import ExpertLoads, LoadCounts, StepPeaks
-from evenmoe.loads.files import pack_loads, read_loads, unpack_loads, write_loads
+from evenmoe.loads.files import (
+    join_loads,
+    pack_loads,
+    read_loads,
+    split_loads,
+    unpack_loads,
+    write_loads,
+)
 from evenmoe.loads.metrics import (
     coefficient_of_variation,
     device_load,
@@ -24,11 +31,13 @@ __all__ = [
     "drop_rate",
     "gate_mass_kept",
     "gini",
+    "join_loads",
     "pack_loads",
     "peak_to_mean",
     "ratio_of_sums",
     "read_loads",
     "relative_work",
+    "split_loads",
     "straggler_factor",
     "sum_counts",
     "sum_loads",

@@ -28,7 +28,7 @@ def write_loads(loads: ExpertLoads, path: str | Path) -> Path:
     Raises ConfigError for any other suffix.
     """
     path = _checked(path)
-    header, arrays = _to_parts(loads)
+    header, arrays = split_loads(loads)
     partial = path.with_name(path.name + ".partial")
     if path.suffix == ".json":
         body = header | {"arrays": {name: array.tolist() for name, array in arrays.items()}}
@@ -53,12 +53,9 @@ def read_loads(path: str | Path) -> ExpertLoads:
         raise FileFormatError(f"{path} is not a loads file: {what}") from error
 
 
-def pack_loads(loads: ExpertLoads, *, compressed: bool = True) -> bytes:
-    """Return the content of a `.npz` file of `loads`: exact, and the same for the same loads.
-
-    Uncompressed it is larger and made many times as fast.
-    """
-    return _npz(*_to_parts(loads), compressed=compressed)
+def pack_loads(loads: ExpertLoads) -> bytes:
+    """Return the content of a `.npz` file of `loads`: exact, and the same for the same loads."""
+    return _npz(*split_loads(loads))
 
 
 def unpack_loads(data: bytes) -> ExpertLoads:
@@ -69,21 +66,8 @@ def unpack_loads(data: bytes) -> ExpertLoads:
         raise FileFormatError(f"not packed loads: {error}") from error
 
 
-def _npz(header: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]], *, compressed: bool = True) -> bytes:
-    packed = BytesIO()
-    save = np.savez_compressed if compressed else np.savez
-    save(packed, header=np.array(json.dumps(header)), **arrays)  # type: ignore[arg-type]
-    return packed.getvalue()
-
-
-def _checked(path: str | Path) -> Path:
-    path = Path(path)
-    if path.suffix not in SUFFIXES:
-        raise ConfigError("loads file", str(path), "a name that ends in " + " or ".join(SUFFIXES))
-    return path
-
-
-def _to_parts(loads: ExpertLoads) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+def split_loads(loads: ExpertLoads) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+    """Return what every format of `loads` is made of: a header of JSON values, and named arrays."""
     tags = list(loads.by_tag)
     header: dict[str, Any] = {
         "format": FORMAT,
@@ -101,6 +85,27 @@ def _to_parts(loads: ExpertLoads) -> tuple[dict[str, Any], dict[str, NDArray[Any
     if loads.peaks:
         arrays |= {f"peaks.{name}": getattr(loads.peaks, name) for name in _peak_names()}
     return header, arrays
+
+
+def join_loads(header: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> ExpertLoads:
+    """Return the loads that `split_loads` split. Raises FileFormatError for anything else."""
+    try:
+        return _from_body({**header, "arrays": arrays})
+    except (KeyError, TypeError, ValueError) as error:
+        raise FileFormatError(f"not the parts of loads: {error}") from error
+
+
+def _npz(header: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> bytes:
+    packed = BytesIO()
+    np.savez_compressed(packed, header=np.array(json.dumps(header)), **arrays)  # type: ignore[arg-type]
+    return packed.getvalue()
+
+
+def _checked(path: str | Path) -> Path:
+    path = Path(path)
+    if path.suffix not in SUFFIXES:
+        raise ConfigError("loads file", str(path), "a name that ends in " + " or ".join(SUFFIXES))
+    return path
 
 
 def _peak_names() -> list[str]:

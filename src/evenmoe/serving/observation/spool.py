@@ -19,7 +19,7 @@ ENVIRONMENT = "EVENMOE_SPOOL"
 
 @dataclass(frozen=True)
 class Spool:
-    """A folder of snapshots: `loads.npz` of the worker, `scheduling.json` of the scheduler."""
+    """A folder of snapshots: `loads.safetensors` of the worker, `scheduling.json` of the scheduler."""
 
     folder: Path
 
