@@ -166,7 +166,7 @@ def main() -> None:
     parser.add_argument("--gamma", type=float, default=1.5)
     parser.add_argument("--requests", type=int, default=5000, help="at the sustained rate")
     parser.add_argument("--overload", type=int, default=500, help="at twice that rate")
-    parser.add_argument("--probe", type=int, default=300, help="for each rate that is tried")
+    parser.add_argument("--probe", type=int, default=500, help="for each rate that is tried")
     parser.add_argument("--rate", type=float, help="take this rate and search none")
     parser.add_argument("--max-tokens", type=int, default=16)
     parser.add_argument("--seed", type=int, default=0)

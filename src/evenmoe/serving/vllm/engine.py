@@ -33,6 +33,7 @@ from evenmoe.serving.vllm.checks import check_images, never_acts
 from evenmoe.serving.vllm.passing import MOST_TOKENS, PassedSteps, common_rule
 from evenmoe.serving.vllm.request_log import NAME, RequestLog
 from evenmoe.serving.vllm.steps import Step, step_of
+from evenmoe.serving.vllm.trimming import Trimmer, malloc_trim
 
 logger = logging.getLogger(__name__)
 
@@ -68,6 +69,7 @@ class Engine:
         self._arrivals = Arrivals()
         self._publisher: LoadsPublisher | None = None
         self._log: RequestLog | None = None
+        self._trimmer = Trimmer(malloc_trim())
 
     def add_layer(self, name: str, num_experts: int, top_k: int, probe: Probe) -> None:
         """Make a layer known, before `start`."""
@@ -197,6 +199,7 @@ class Engine:
             self._publisher.step_done(lambda: self.loads, num_tokens=step.num_tokens, num_new_requests=began)
         if self._log is not None:
             self._log.step_done(step)
+        self._trimmer.step_done()
         self._context = None
 
     def _new_session(self) -> Session:
