@@ -3,7 +3,7 @@
 A server with everything on (routing, scheduling, metrics). Every request has an id; the client checks that each came to
 one end and no answer came twice, and the server's own count of finished requests is held against the client's. The
 resident memory of all the server's processes is sampled. Exit status 1 where anything is lost, doubled or refused, or
-memory is not flat.
+the floor of memory is not flat.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def measure(plan: Plan, server: Server) -> dict[str, Any]:
         say(f"{name}: {describe(found, own)}")
         runs[name] = found.as_dict() | {"finished_by_the_server": own, "problems": problems(found, own)}
     steady = runs["sustained"]
-    if steady["memory"] is None:
+    if steady["floor"] is None:
         steady["problems"].append("memory: too few samples")
     elif not is_flat(steady):
         steady["problems"].append("memory is not flat")
@@ -130,13 +130,13 @@ def problems(found: Soak, own: int | None) -> list[str]:
 
 
 def is_flat(steady: dict[str, Any]) -> bool:
-    """Whether memory surely grows by at most MOST_GROWTH in the long run."""
-    memory = steady["memory"]
-    return bool(memory["high"] * steady["result"]["requests"] <= MOST_GROWTH * memory["level"])
+    """Whether the memory in use surely grows by at most MOST_GROWTH in the long run."""
+    floor = steady["floor"]
+    return bool(floor["high"] * steady["result"]["requests"] <= MOST_GROWTH * floor["level"])
 
 
 def describe(found: Soak, own: int | None) -> str:
-    result, memory = found.result, found.memory
+    result = found.result
     assert result.latency is not None
     text = (
         f"{result.outcomes} of {result.requests} at {found.rate_per_s:.2f} per second in {result.seconds:.0f} s; "
@@ -145,12 +145,12 @@ def describe(found: Soak, own: int | None) -> str:
         f"backlog {found.backlog.slope:+.4f} a request; {result.lost} lost, {result.doubled} answered twice, "
         f"{result.strayed} given another's answer; finished by the server's count: {own}; {result.num_late} sent late"
     )
-    if memory is None:
-        return text
-    per_thousand = [value * 1000 / 2**20 for value in (memory.slope, memory.low, memory.high)]
-    return text + "; memory {:.0f} MiB, {:+.2f} MiB per 1,000 requests (95%: {:+.2f} to {:+.2f})".format(
-        memory.level / 2**20, *per_thousand
-    )
+    for name, of in (("memory", found.memory), ("its floor", found.floor)):
+        if of is not None:
+            slope, low, high = (value * 1000 / 2**20 for value in (of.slope, of.low, of.high))
+            text += f"; {name} {of.level / 2**20:.0f} MiB, {slope:+.2f} MiB per 1,000 requests"
+            text += f" (95%: {low:+.2f} to {high:+.2f})"
+    return text
 
 
 def say(sentence: str) -> None:

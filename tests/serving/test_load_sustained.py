@@ -3,7 +3,7 @@
 import asyncio
 import threading
 from dataclasses import replace
-from itertools import pairwise
+from itertools import count, pairwise
 
 import numpy as np
 import pytest
@@ -157,5 +157,21 @@ def test_a_long_run_watches_memory_and_loses_nothing(options):
     assert found.result.outcomes == {"finished": 80}
     assert found.result.offered_per_s == pytest.approx(60.0)
     assert found.memory.low > 0  # a made-up leak
+    assert found.floor.low > 0
     assert [sample[1] for sample in found.samples] == sorted(sample[1] for sample in found.samples)
     assert soak(options, TRAFFIC, 60.0, 20).memory is None
+
+
+@pytest.mark.parametrize("leak", [0, 40_000])
+def test_the_floor_tells_a_leak_from_free_memory_that_is_given_back(leak, options):
+    """Teeth that grow in the course of the run, with and without something below them that stays."""
+    calls = count()
+
+    def memory():
+        number = next(calls)
+        return 10**9 + leak * number + (number % 7) * (100_000 + 3_000 * number)
+
+    found = soak(options, TRAFFIC, 60.0, 80, memory, every_s=0.003)
+    assert found.memory.low > 0
+    assert (found.floor.low > 1.0) == (leak > 0)
+    assert found.floor.level < found.memory.level

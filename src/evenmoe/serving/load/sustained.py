@@ -10,12 +10,14 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from evenmoe.errors import ConfigError
 from evenmoe.serving.load.client import ClientOptions, run_load
 from evenmoe.serving.load.plan import plan_load, topic_mix
 from evenmoe.serving.load.record import Record
 from evenmoe.serving.load.results import LoadResult, summarise
-from evenmoe.serving.load.trend import Trend, backlog_trend, trend
+from evenmoe.serving.load.trend import BLOCKS, Trend, backlog_trend, trend
 from evenmoe.simulation.workloads.arrivals import Poisson
 from evenmoe.simulation.workloads.prompts import Prompt
 
@@ -52,6 +54,8 @@ class Probe:
 @dataclass(frozen=True, kw_only=True)
 class Soak:
     """A long run. memory: bytes per finished request, after SETTLING; None where nobody watched or too little was seen.
+    floor: the same of the least in each block of neighbouring samples: what is in use. A process that gives free memory
+    back now and then goes up and down above it, the higher the busier it is; what leaks raises it.
 
     samples: (seconds, finished requests, bytes).
     """
@@ -60,6 +64,7 @@ class Soak:
     result: LoadResult
     backlog: Trend
     memory: Trend | None
+    floor: Trend | None
     samples: tuple[tuple[float, int, int], ...]
 
     def as_dict(self) -> dict[str, Any]:
@@ -115,20 +120,32 @@ def soak(
 
     with _every(every_s, None if memory is None else sample):
         records, result = _send(options, traffic, rate_per_s, num_requests, told)
+    settled = _settled(samples, num_requests)
     return Soak(
         rate_per_s=rate_per_s,
         result=result,
         backlog=backlog_trend(records),
-        memory=_memory_trend(samples, num_requests),
+        memory=None if settled is None else trend(*settled),
+        floor=None if settled is None else trend(*_least(*settled), blocks=BLOCKS),
         samples=tuple(samples),
     )
 
 
-def _memory_trend(samples: Sequence[tuple[float, int, int]], num_requests: int) -> Trend | None:
-    settled = [sample for sample in samples if sample[1] >= SETTLING * num_requests]
-    if len(settled) < 2 * 10:
+def _settled(
+    samples: Sequence[tuple[float, int, int]], num_requests: int
+) -> tuple[list[int], list[int]] | None:
+    """Finished requests and bytes of the samples after SETTLING; None where they are too few."""
+    kept = [sample for sample in samples if sample[1] >= SETTLING * num_requests]
+    if len(kept) < 2 * BLOCKS:
         return None
-    return trend([sample[1] for sample in settled], [sample[2] for sample in settled])
+    return [sample[1] for sample in kept], [sample[2] for sample in kept]
+
+
+def _least(finished: Sequence[int], sizes: Sequence[int]) -> tuple[list[float], list[int]]:
+    """The middle and the least of each of BLOCKS parts of neighbours."""
+    parts = np.array_split(np.arange(len(sizes)), BLOCKS)
+    middles = [float(np.mean([finished[index] for index in part])) for part in parts]
+    return middles, [min(sizes[index] for index in part) for part in parts]
 
 
 def _send(
