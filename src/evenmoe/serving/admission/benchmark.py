@@ -40,6 +40,7 @@ class Case:
 
 CASES = (
     Case(name="bundled:text", shape=Shape(num_layers=4, num_experts=32, top_k=4)),
+    Case(name="short answers", shape=Shape(num_layers=4, num_experts=32, top_k=4), mean_new_tokens=16),
     Case(name="OLMoE, experts", shape=Shape(num_layers=16, num_experts=64, top_k=8)),
     Case(name="OLMoE, 8 devices", shape=Shape(num_layers=16, num_experts=64, top_k=8), num_devices=8),
 )
