@@ -163,3 +163,17 @@ def test_importing_evenmoe_loads_nothing_heavy():
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "led"), [("profile", True), ("models", True), ("serve", False), ("doctor", False)]
+)
+def test_commands_that_load_models_go_around_the_traps(command, led, monkeypatch):
+    from typer.testing import CliRunner
+
+    from evenmoe.cli import main
+
+    calls = []
+    monkeypatch.setattr(main, "lead_around_traps", lambda: calls.append(command))
+    assert CliRunner().invoke(main.app, [command, "--help"]).exit_code == 0
+    assert calls == [command] * led

@@ -6,6 +6,8 @@ import http.client
 import json
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from dataclasses import dataclass, field
@@ -14,7 +16,8 @@ import pytest
 
 pytest.importorskip("vllm")
 
-from tests.serve.serving_process import ServingProcess, serving
+from evenmoe.serving.launch.children.sitecustomize import HIDDEN
+from tests.serve.serving_process import ENVIRONMENT, ServingProcess, serving
 
 pytestmark = pytest.mark.serve
 
@@ -179,6 +182,22 @@ def test_a_client_that_never_ends_its_request_is_refused_and_holds_nothing_up(st
 def test_nothing_is_left_after_a_stop(stopped_under_load):
     assert stopped_under_load["left"] == {}
     assert stopped_under_load["log"].splitlines()[-1] == "evenmoe: Stopped."
+
+
+def test_other_commands_work_where_companions_of_torch_do_not(tmp_path):
+    """In the environment as pip leaves it, none of what these tests set up about it."""
+    environment = {key: value for key, value in ENVIRONMENT.items() if key not in ("PYTHONPATH", HIDDEN)}
+    few = ["--windows", "4", "--window-tokens", "32", "--batch-size", "4", "--out", str(tmp_path)]
+    program = [sys.executable, "-c", "from evenmoe.cli.main import run; run()"]
+    found = subprocess.run(
+        [*program, "profile", "bundled:text", *few],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert found.returncode == 0, found.stderr
+    assert (tmp_path / "loads.json").is_file()
 
 
 def test_nothing_outlives_a_killed_evenmoe_serve():

@@ -30,6 +30,7 @@ from evenmoe.cli import (
 )
 from evenmoe.cli.console import stderr
 from evenmoe.errors import EvenMoEError
+from evenmoe.serving.launch.traps import lead_around_traps
 from evenmoe.version import __version__
 
 app = typer.Typer(
@@ -65,8 +66,13 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
+NOT_LED = ("serve", "doctor")
+"""Commands that load no model here: one leads the processes that it starts, the other tells of the traps."""
+
+
 @app.callback()
 def common(
+    context: typer.Context,
     version: bool = typer.Option(
         False, "--version", callback=_print_version, is_eager=True, help="Show the version."
     ),
@@ -74,7 +80,7 @@ def common(
         False, "--verbose", "-v", help="Log what happens; show where an error came from."
     ),
 ) -> None:
-    """Set up logging before any sub-command."""
+    """Set up logging, and a way around what may be wrong with the installation, before any sub-command."""
     logging.basicConfig(
         level=logging.INFO if verbose else logging.WARNING,
         format="%(message)s",
@@ -82,6 +88,8 @@ def common(
     )
     if verbose:
         os.environ["EVENMOE_TRACEBACK"] = "1"
+    if context.invoked_subcommand not in NOT_LED:
+        lead_around_traps()
 
 
 def run() -> None:
