@@ -1,7 +1,7 @@
 """Trimmer: keeps a worker's resident memory at what it uses.
 
 Every step of an engine has another shape, and glibc keeps the gaps that its tensors leave: free, but resident. On
-CPUs a worker grows by some 10 MiB per 1,000 requests that way, stock vLLM's as well.
+CPUs a worker grows with every request that way, stock vLLM's as well.
 """
 
 from __future__ import annotations
