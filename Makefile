@@ -32,6 +32,7 @@ test-vlm: $(VENV)/.dev ## the tests that need lmms-eval and VLMEvalKit, each in 
 
 # Like the others, but with vLLM and the transformers that it wants. Compiled side by side, and once: every start of a
 # server imports vLLM three times, and some environments never keep what an import compiles.
+# A package may hold files for other Pythons, which do not compile; nothing imports those.
 $(OUT)/serve_env/.ready: requirements/serve.txt pyproject.toml
 	$(PYTHON) -m venv --clear $(OUT)/serve_env
 	$(OUT)/serve_env/bin/pip --disable-pip-version-check install -q --no-compile -r requirements/serve.txt
